@@ -1,0 +1,32 @@
+"""The Python examples in README.md and docs/ are run, each document in a folder of its own."""
+
+import contextlib
+import tempfile
+from typing import Any
+
+from sybil import Sybil
+from sybil.parsers.markdown import PythonCodeBlockParser, SkipParser
+
+
+def _begin(namespace: dict[str, Any]) -> None:
+    stack = namespace["__document__"] = contextlib.ExitStack()
+    folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="tenure-docs-"))
+    stack.enter_context(contextlib.chdir(folder))
+
+
+def _end(namespace: dict[str, Any]) -> None:
+    import tenure
+
+    stack = namespace["__document__"]
+    for value in list(namespace.values()):
+        if isinstance(value, tenure.Database):
+            stack.callback(value.close)
+    stack.close()
+
+
+pytest_collect_file = Sybil(
+    parsers=[PythonCodeBlockParser(), SkipParser()],
+    patterns=["README.md", "docs/*.md", "docs/**/*.md"],
+    setup=_begin,
+    teardown=_end,
+).pytest()

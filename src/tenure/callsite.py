@@ -1,0 +1,102 @@
+"""The user's line: where a unit was opened or a statement was run, kept as code and line, put into words only for a report."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from types import CodeType, FrameType, TracebackType
+from typing import Any, TypeAlias
+
+import sqlalchemy
+
+try:  # SQLAlchemy needs greenlet for asyncio only
+    from greenlet import getcurrent
+except ImportError:  # pragma: no cover - run in the environment without greenlet
+    getcurrent = None
+
+Site: TypeAlias = tuple[CodeType, int]
+
+_LIBRARY = tuple(
+    os.path.dirname(os.path.abspath(path)) + os.sep for path in (__file__, str(sqlalchemy.__file__), str(contextlib.__file__))
+)
+_INSTALLED = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
+
+# Whose line a file's lines are, remembered by file name: 0 the user's, 1 an installed package's, 2 tenure's, SQLAlchemy's
+# or the standard library's. One entry a source file, so it does not grow with use.
+_RANKS: dict[str, int] = {}
+
+
+def _rank(filename: str) -> int:
+    if any(part in filename for part in _INSTALLED):
+        rank = 2 if filename.startswith(_LIBRARY[:2]) else 1
+    else:
+        rank = 2 if filename.startswith(_LIBRARY) or filename.startswith("<frozen") else 0
+    _RANKS[filename] = rank
+    return rank
+
+
+def here(depth: int = 1) -> Site | None:
+    """The innermost line of the user's code above the caller, or of an installed package if no other frame is left.
+
+    In a greenlet of SQLAlchemy's asyncio bridge the walk goes on in the coroutine that waits for it.
+    """
+    return of_frame(sys._getframe(depth))
+
+
+def of_frame(frame: FrameType | None) -> Site | None:
+    """The user's line at or above *frame*."""
+    second: Site | None = None
+    bridge: Any = None
+    while True:
+        while frame is not None:
+            code = frame.f_code
+            rank = _RANKS.get(code.co_filename)
+            if rank is None:
+                rank = _rank(code.co_filename)
+            if rank == 0:
+                return code, frame.f_lineno or code.co_firstlineno
+            if rank == 1 and second is None:
+                second = (code, frame.f_lineno or code.co_firstlineno)
+            frame = frame.f_back
+        if getcurrent is None:
+            return second
+        bridge = getcurrent().parent if bridge is None else bridge.parent
+        if bridge is None:
+            return second
+        frame = bridge.gr_frame
+
+
+def of_error(error: BaseException) -> Site | None:
+    """The user's line at which *error* was raised: the innermost one of its traceback."""
+    found: Site | None = None
+    trace: TracebackType | None = error.__traceback__
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        if _RANKS.get(code.co_filename, None) == 0 or _rank(code.co_filename) == 0:
+            found = (code, trace.tb_lineno)
+        trace = trace.tb_next
+    return found
+
+
+def of_task(task: Any) -> Site | None:
+    """The user's line at which a suspended asyncio task waits: the innermost of its chain of coroutines."""
+    found: Site | None = None
+    coro = task.get_coro()
+    while coro is not None:
+        frame = getattr(coro, "cr_frame", None) or getattr(coro, "ag_frame", None) or getattr(coro, "gi_frame", None)
+        if frame is not None and (_RANKS.get(frame.f_code.co_filename, None) == 0 or _rank(frame.f_code.co_filename) == 0):
+            found = (frame.f_code, frame.f_lineno)
+        coro = getattr(coro, "cr_await", None) or getattr(coro, "ag_await", None) or getattr(coro, "gi_yieldfrom", None)
+    return found
+
+
+def of_function(function: Any) -> Site | None:
+    """Where *function* is defined, if it was written in Python."""
+    code = getattr(function, "__code__", None)
+    return (code, code.co_firstlineno) if isinstance(code, CodeType) else None
+
+
+def words(site: Site | None) -> str:
+    """``feed.py:24``, or ``an unknown line``."""
+    return "an unknown line" if site is None else f"{os.path.basename(site[0].co_filename)}:{site[1]}"

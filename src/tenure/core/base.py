@@ -1,0 +1,309 @@
+"""What ``Database`` and ``AsyncDatabase`` share: everything that decides. Their own modules only carry out."""
+
+from __future__ import annotations
+
+import inspect
+import weakref
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from sqlalchemy.engine import Engine
+
+from tenure import callsite
+from tenure.callsite import Site, words
+from tenure.core import detached, events, options as opts, plan
+from tenure.core.current import Current
+from tenure.core.options import GuardMode, Hold, UnitOptions, strength
+from tenure.core.plainread import PlainReads
+from tenure.core.plan import Opening, Outcome, Plan, Step, Verdict
+from tenure.core.session import UnitSession
+from tenure.core.unit import BaseUnit, Hook
+from tenure.engines.ledger import HolderReport
+from tenure.engines.supply import Supply
+from tenure.exceptions import BadOption, JoinRefused, NoUnit, TenureError, UnexpectedUnit, UnitEnded
+
+S = TypeVar("S")
+_FINAL = frozenset(["bind", "binds", "close_resets_only", "autobegin", "twophase", "join_transaction_mode"])
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """Numbers of one database, in connections.
+
+    Attributes:
+        name: The database's name.
+        capacity: How many connections its pool hands out at most; None without a bound.
+        in_use: How many are out now.
+        idle: How many rest in the pool.
+        peak: The most that were out at once.
+
+    """
+
+    name: str
+    capacity: int | None
+    in_use: int
+    idle: int
+    peak: int
+
+
+class BaseDatabase(Generic[S]):
+    """One database: an engine, and the units that use it. Safe to share by all threads and tasks."""
+
+    session_class: type[UnitSession]
+    unit_class: type[BaseUnit[S]]
+    is_async: bool
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        name: str | None,
+        isolation: str | None,
+        hold: Hold,
+        guards: Mapping[str, GuardMode] | GuardMode | None,
+        session_options: Mapping[str, Any] | None,
+    ) -> None:
+        defaults = UnitOptions(isolation=isolation, hold=hold, name=name)
+        self.name = name or "main"
+        self.hold: Hold = hold
+        self.isolation = defaults.isolation
+        self.modes = opts.guard_modes(guards)
+        self.supply = Supply(engine, self.name)
+        self.plain = PlainReads(engine.dialect)
+        self.current_place = Current(self.name)
+        self.session_options = _session_options(session_options)
+        if self.modes["detached"] != "off":
+            detached.install()
+
+    # -- what a user asks ---------------------------------------------------------------------------
+
+    @property
+    def session(self) -> S:
+        """The session of the current unit.
+
+        Raises:
+            NoUnit: No unit is open in this context.
+            UnitEnded: The one that was has ended.
+
+        """
+        return self.current.session
+
+    @property
+    def current(self) -> BaseUnit[S]:
+        """The innermost unit of this context. Never opens one, but for the request that a web boundary has begun.
+
+        Raises:
+            NoUnit: No unit is open in this context.
+            UnitEnded: The one that was has ended.
+
+        """
+        unit = self.current_place.open()
+        if unit is not None:
+            return unit
+        ended = self.current_place.here()
+        if ended is not None:
+            raise UnitEnded(ended.obituary())
+        raise NoUnit(f"{self._where()}. Decorate the function with @db.unit, or open one: {self._with()}.")
+
+    def on_commit(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+        """``db.current.on_commit``: call *function* after the commit of the current unit."""
+        self.current.on_commit(function, *args, **kwargs)
+
+    def on_rollback(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+        """``db.current.on_rollback``: call *function* after the rollback of the current unit."""
+        self.current.on_rollback(function, *args, **kwargs)
+
+    def status(self) -> Status:
+        """How many connections there are, are out, and were out at most. Takes no connection."""
+        pool = self.supply.engine.pool
+        idle = getattr(pool, "checkedin", None)
+        return Status(self.name, self.supply.capacity(), self.supply.out(), idle() if callable(idle) else 0, self.supply.peak)
+
+    def holders(self) -> list[HolderReport]:
+        """Who holds a connection now, the oldest first. Takes no connection."""
+        return self.supply.ledger.reports()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name!r} {self.supply.engine.url.render_as_string(hide_password=True)}>"
+
+    # -- opening ------------------------------------------------------------------------------------------
+
+    def open_unit(
+        self, options: UnitOptions, site: Site | None, *, name: str | None = None, under: BaseUnit[S] | None = None
+    ) -> tuple[BaseUnit[S], Opening]:
+        """Decide what entering a unit means here, and make that unit current. No I/O.
+
+        Args:
+            options: What is asked for.
+            site: The user's line.
+            name: Its name, where the options give none.
+            under: The unit of a session that the caller passed by hand.
+
+        """
+        outer = under if under is not None else self.current_place.open()
+        how = plan.opening(options.propagation, outer is not None)
+        if how is Opening.MISSING:
+            raise NoUnit(f"{self._where()}, and propagation='mandatory' must join one. Open it in the caller: {self._with()}.")
+        if how is Opening.OWN:
+            if options.settings:
+                self.supply.check_settings(options.settings)
+            unit = self.unit_class(self, options, site, outer, name=name)
+        else:
+            assert outer is not None
+            if how is Opening.UNEXPECTED:
+                raise UnexpectedUnit(
+                    f"{name or 'a unit'} ({words(site)}) has propagation='never', but is called within {outer.root.name!r}"
+                    f' ({words(outer.root.site)}). Call it outside, or use propagation="new".'
+                )
+            self._refuse_more(options, outer, site)
+            unit = self.unit_class(self, options, site, outer, name=name, joins=True)
+        unit.token = self.current_place.set(weakref.ref(unit))
+        return unit, how
+
+    def beginning(self, unit: BaseUnit[S], how: Opening) -> Any:
+        """The plan that begins *unit*."""
+        parent = unit.parent
+        inside_readonly = parent is not None and parent.readonly
+        unit.session  # noqa: B018 - a unit within another needs the session now
+        return plan.begin(how, unit.options.readonly, inside_readonly)
+
+    def _refuse_more(self, asked: UnitOptions, outer: BaseUnit[S], site: Site | None) -> None:
+        """Raise JoinRefused where *asked* is more than the unit to be joined gives."""
+        root = outer.root
+        given = root.options
+        wrong: str | None = None
+        if asked.retry is not None:
+            wrong = "retry= runs the whole unit again, which only its owner may"
+        elif asked.isolation is not None and (has := self._given_isolation(root)) != asked.isolation:
+            if has is None or strength(asked.isolation) > strength(has):
+                wrong = f"isolation={asked.isolation!r}, and the outer unit gives {has or 'what the database has by default'!r}"
+        elif asked.hold == "transaction" and (given.hold or self.hold) != "transaction":
+            wrong = "hold='transaction', and the outer unit holds by statement"
+        elif any(given.settings.get(key) != value for key, value in asked.settings.items()):
+            wrong = "settings= that the outer unit does not have"
+        if wrong is None and outer.readonly and not asked.readonly and outer.settled:
+            wrong = None  # a late part may still read; its writes are refused one by one
+        if wrong is not None:
+            raise JoinRefused(
+                f"the unit at {words(site)} would join {root.name!r} ({words(root.site)}) but asks for {wrong}."
+                ' Ask for it in the outer unit, or use propagation="new".'
+            )
+
+    def _given_isolation(self, root: BaseUnit[S]) -> str | None:
+        return root.options.isolation or self.isolation or self.supply.known_isolation()
+
+    # -- ending ---------------------------------------------------------------------------------------------
+
+    def ending(self, unit: BaseUnit[S], error: BaseException | None, settled: Verdict | None = None) -> Plan | None:
+        """The plan that ends *unit*; None for one that has joined, whose end is no more than a note."""
+        if unit.savepoint is not None:
+            return plan.settle(error, unit, Step.RELEASE, Step.ROLLBACK_TO)
+        if not unit.owns:
+            return None
+        unit.ending = True
+        return plan.end(error, unit, settled)
+
+    def joined_end(self, unit: BaseUnit[S], error: BaseException | None) -> Verdict:
+        """A unit that had joined another is over: if it failed, the other may not commit as if it had not."""
+        if error is None and unit._asked is None and unit.options.readonly and unit.door is not None and not _readonly_around(unit):
+            try:
+                unit.door.refuse_unflushed()
+            except TenureError as refused:
+                error = refused
+        if error is not None:
+            unit.failed(error, callsite.of_error(error))
+        return Verdict(Outcome.ROLLED_BACK if error else Outcome.READ_ONLY, error)
+
+    def finished(self, unit: BaseUnit[S], verdict: Verdict, site: Site | None) -> list[Hook]:
+        """Close the books on *unit*: nothing is current any more; which hooks are due."""
+        if unit.token is not None:
+            self.current_place.reset(unit.token)
+            unit.token = None
+        hooks = unit.take_hooks(verdict.outcome) if unit.owns else []
+        if unit.savepoint is not None and verdict.outcome is not Outcome.ROLLED_BACK and verdict.error is not None:
+            unit.failed(verdict.error)
+        unit.close(verdict.outcome, verdict.error, site)
+        if verdict.trouble is not None:
+            events.tell(events.EndTroubled(self.name, unit.name, verdict.outcome, verdict.trouble))
+        if verdict.error is not None and not isinstance(verdict.error, Exception):
+            attach(verdict.error, verdict.outcome)
+        return hooks
+
+    def report_hooks(self, unit: BaseUnit[S], failed: Iterable[tuple[Hook, BaseException]]) -> BaseException | None:
+        """Tell of the hooks that failed; gives back an interruption that must go on, if one came."""
+        interruption: BaseException | None = None
+        for hook, error in failed:
+            if not isinstance(error, Exception):
+                interruption = interruption or error
+            name = getattr(hook.function, "__qualname__", repr(hook.function))
+            site = callsite.of_error(error) or callsite.of_function(hook.function)
+            events.tell(events.HookFailed(self.name, unit.name, name, site, unit.root.outcome or Outcome.COMMITTED, error))
+        return interruption
+
+    # -- guards -----------------------------------------------------------------------------------------------
+
+    def guard(self, error: TenureError) -> None:
+        """Raise *error*, or warn of it, or let it pass, as its guard is set."""
+        mode = self.modes.get(error.slug, "raise")
+        if mode == "raise":
+            raise error
+        if mode == "warn":
+            events.tell(events.GuardTripped(self.name, error.slug, str(error)))
+
+    def warn_leak(self, leak: events.UnitLeaked) -> None:
+        """Tell that a unit was abandoned, unless that guard is off."""
+        if self.modes["leaked-unit"] != "off":
+            events.tell(leak)
+
+    # -- filled in by the two faces -----------------------------------------------------------------------------
+
+    def new_session(self, unit: BaseUnit[S]) -> tuple[S, UnitSession]:
+        """A session for *unit*: as the user sees it, and as the synchronous object behind it."""
+        raise NotImplementedError  # pragma: no cover
+
+    def run_hooks_here(self, unit: BaseUnit[S], hooks: list[Hook]) -> None:
+        """Run hooks from within a synchronous call of the session."""
+        raise NotImplementedError  # pragma: no cover
+
+    def _where(self) -> str:
+        return f"no unit of {self.name!r} is open in {_worker()} ({words(callsite.here(2))})"
+
+    def _with(self) -> str:
+        return "async with db.unit() as session" if self.is_async else "with db.unit() as session"
+
+
+def _readonly_around(unit: BaseUnit[Any]) -> bool:
+    return unit.parent is not None and unit.parent.readonly
+
+
+def _worker() -> str:
+    import asyncio
+    import threading
+
+    from tenure.core.session import describe
+
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:
+        task = None
+    return describe(task or threading.current_thread())
+
+
+def attach(error: BaseException, outcome: Outcome) -> None:
+    """Let an interruption or a cancellation carry what became of the unit: ``error.tenure_outcome``."""
+    error.tenure_outcome = outcome  # type: ignore[attr-defined]
+    error.add_note(f"tenure: the unit was {outcome.value} when this was raised.")
+
+
+def _session_options(given: Mapping[str, Any] | None) -> dict[str, Any]:
+    found = {"expire_on_commit": False, **(given or {})}
+    for name in found:
+        if name in _FINAL:
+            raise BadOption(f"session_options[{name!r}]: tenure sets this itself. Leave it out.")
+    known = inspect.signature(UnitSession.__mro__[2].__init__).parameters
+    if unknown := sorted(found.keys() - known.keys()):
+        raise BadOption(f"session_options[{unknown[0]!r}]: Session takes no such argument.")
+    return found
+
+

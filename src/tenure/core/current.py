@@ -1,0 +1,70 @@
+"""Which unit is current here: a context variable for each database, and the line of units above it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextvars import ContextVar, Token
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
+
+if TYPE_CHECKING:
+    from tenure.core.unit import BaseUnit
+
+Place: TypeAlias = "Callable[[], BaseUnit[Any] | None]"
+
+
+@runtime_checkable
+class Slot(Protocol):
+    """A place at which a unit opens when it is first asked for, as a web request is."""
+
+    def __call__(self) -> BaseUnit[Any] | None:
+        """The unit, if it was opened."""
+
+    def open(self) -> BaseUnit[Any] | None:
+        """The unit, opened now if it was not; None when its time is over."""
+
+
+def nobody() -> None:
+    """The place where no unit is."""
+    return
+
+
+class Current:
+    """Where the current unit of one database is kept.
+
+    The variable holds a unit weakly: what a thread's context still knows must not keep alive a unit that was dropped.
+    """
+
+    __slots__ = ("var",)
+
+    def __init__(self, name: str) -> None:
+        self.var: ContextVar[Place] = ContextVar(f"tenure.{name}", default=nobody)
+
+    def here(self) -> BaseUnit[Any] | None:
+        """The innermost unit of this context, open or ended; never opens one."""
+        return self.var.get()()
+
+    def open(self) -> BaseUnit[Any] | None:
+        """The innermost open unit of this context; opens the one that a host has prepared."""
+        place = self.var.get()
+        unit = place()
+        if unit is None:
+            return place.open() if place is not nobody and isinstance(place, Slot) else None
+        return innermost_open(unit)
+
+    def set(self, place: Place) -> Token[Place]:
+        """Make *place* current until ``reset`` is called with the token."""
+        return self.var.set(place)
+
+    def reset(self, token: Token[Place]) -> None:
+        """Undo a ``set``. In another context than that of the ``set`` nothing is current afterwards."""
+        try:
+            self.var.reset(token)
+        except ValueError:  # entered in one context and left in another, as a generator fixture may be
+            self.var.set(nobody)
+
+
+def innermost_open(unit: BaseUnit[Any] | None) -> BaseUnit[Any] | None:
+    """*unit*, or the first further out that has not ended: a task may outlive the part of a unit in which it was begun."""
+    while unit is not None and (unit.ended or unit.root.ended):
+        unit = unit.parent
+    return unit

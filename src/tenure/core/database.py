@@ -1,0 +1,310 @@
+"""Database: the synchronous shell. It carries out what ``base``, ``plan`` and ``unit`` decide."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Concatenate, ParamSpec, TypeVar, overload
+
+from sqlalchemy.engine import URL, Engine
+from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.orm import Session
+
+from tenure import callsite
+from tenure.callsite import Site
+from tenure.core import events, options as opts, plan, retry
+from tenure.core.base import BaseDatabase
+from tenure.core.current import nobody
+from tenure.core.inject import Injection, carry_over, check, core_of, name_of
+from tenure.core.options import GuardMode, Hold, UnitOptions
+from tenure.core.plan import Opening, Verdict, drive
+from tenure.core.session import UnitSession
+from tenure.core.unit import BaseUnit, Hook
+from tenure.engines import presets, sqlite
+from tenure.exceptions import BadOption, UnsupportedCallable, WrongDriver
+
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
+
+
+class Unit(BaseUnit[Session]):
+    """A unit of a ``Database``."""
+
+    def release(self) -> None:
+        """Give the connection back now; the next statement takes one again.
+
+        Raises:
+            ReleaseRefused: Something is unwritten, uncommitted or still being read.
+
+        """
+        if self.door is not None:
+            self.door.release()
+
+
+class UnitBlock:
+    """What ``db.unit(...)`` gives: a context manager and a decorator. It can be used again; each entry is a new unit."""
+
+    __slots__ = ("_database", "_open", "_options")
+
+    def __init__(self, database: Database, options: UnitOptions) -> None:
+        self._database = database
+        self._options = options
+        self._open: list[BaseUnit[Session]] = []
+
+    def __enter__(self) -> Session:
+        if self._options.retry is not None:
+            raise no_retry()
+        unit = self._database.enter(self._options, callsite.of_frame(sys._getframe(1)))
+        self._open.append(unit)
+        return unit.session
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        unit = leaving(self._open, self._database.current_place.here())
+        self._database.leave(unit, error, callsite.of_frame(sys._getframe(1)))
+
+    @overload
+    def __call__(self, function: Callable[Concatenate[Session, P], R]) -> Callable[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[Concatenate[T, Session, P], R]) -> Callable[Concatenate[T, P], R]: ...
+    @overload
+    def __call__(self, function: Callable[..., R]) -> Callable[..., R]: ...
+    def __call__(self, function: Any) -> Any:
+        """Decorate *function*: it runs in a unit, and its session parameter is filled in."""
+        return decorate(self._database, function, self._options)
+
+
+class UnitFactory:
+    """``db.unit``: called with a function it decorates it, called with options it gives a ``UnitBlock``."""
+
+    __slots__ = ("_database",)
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    @overload
+    def __call__(self, function: Callable[Concatenate[Session, P], R], /) -> Callable[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[Concatenate[T, Session, P], R], /) -> Callable[Concatenate[T, P], R]: ...
+    @overload
+    def __call__(self, function: Callable[..., R], /) -> Callable[..., R]: ...
+    @overload
+    def __call__(
+        self,
+        *,
+        readonly: bool = ...,
+        propagation: opts.Propagation = ...,
+        isolation: str | None = ...,
+        hold: Hold | None = ...,
+        retry: opts.Retry | int | None = ...,
+        settings: Mapping[str, str | int | float | bool] = ...,
+        name: str | None = ...,
+    ) -> UnitBlock: ...
+    def __call__(self, function: Any = None, /, **options: Any) -> Any:
+        """Open, join or decorate. The options, with their defaults:
+
+        Args:
+            function: What to decorate; alone, without options.
+            readonly: Refuse writes. Default False.
+            propagation: ``"required"`` joins or opens (default), ``"new"`` has its own session, ``"nested"`` is a savepoint,
+                ``"mandatory"`` must join, ``"never"`` must be outermost.
+            isolation: The transaction's isolation, by its SQL name. Default: the database's.
+            hold: ``"auto"`` or ``"transaction"``, when the connection is held. Default: the Database's.
+            retry: How often a decorated function runs in all, or ``Retry(...)``. Default: once.
+            settings: Server settings for each transaction of the unit (``SET LOCAL``; PostgreSQL).
+            name: Its name in errors and logs. Default: the function's.
+
+        Raises:
+            BadOption: An option is unknown or has a wrong value.
+            UnsupportedCallable: *function* cannot carry a unit.
+
+        """
+        if function is None:
+            return UnitBlock(self._database, opts.unit_options(options))
+        if options:
+            raise BadOption("db.unit(function, …): give the options first, as @db.unit(readonly=True).")
+        return decorate(self._database, function, opts.DEFAULT)
+
+
+class Database(BaseDatabase[Session]):
+    """One database for code that blocks: threads, jobs, WSGI.
+
+    Args:
+        url_or_engine: A database URL, whose engine is made under the preset of its database; or an ``Engine``, taken as it is.
+        name: Its name in errors, logs and metrics. Default ``"main"``.
+        isolation: The isolation of its units. Default: the database's own.
+        hold: When a unit holds a connection: ``"auto"`` (default), for each plain read alone and from the first write to the
+            commit; ``"transaction"``, from the first statement on.
+        guards: ``"off"``, ``"warn"`` or ``"raise"`` (default) for all guards, or a mapping from their slugs.
+        session_options: Keyword arguments for every ``Session``, such as ``autoflush`` or ``info``. Default:
+            ``expire_on_commit=False``.
+        engine_options: Passed to ``create_engine``; they go before the preset's.
+
+    Raises:
+        BadOption: An argument has a wrong type or value.
+        WrongDriver: The driver is one for asyncio.
+
+    """
+
+    session_class = UnitSession
+    unit_class = Unit
+    is_async = False
+
+    def __init__(
+        self,
+        url_or_engine: str | URL | Engine,
+        *,
+        name: str | None = None,
+        isolation: str | None = None,
+        hold: Hold = "auto",
+        guards: Mapping[str, GuardMode] | GuardMode | None = None,
+        session_options: Mapping[str, Any] | None = None,
+        **engine_options: Any,
+    ) -> None:
+        self._owns_engine = not isinstance(url_or_engine, Engine)
+        if isinstance(url_or_engine, AsyncEngine):
+            raise WrongDriver("an AsyncEngine was given to Database. Use AsyncDatabase.")
+        if isinstance(url_or_engine, Engine):
+            engine = _taken(url_or_engine, engine_options)
+            if engine.dialect.is_async:
+                raise WrongDriver(f"the engine's driver {engine.dialect.driver!r} is for asyncio. Use AsyncDatabase.")
+        else:
+            engine = presets.make_engine(presets.parse(url_or_engine), engine_options)
+        super().__init__(engine, name=name, isolation=isolation, hold=hold, guards=guards, session_options=session_options)
+        self._anchor = sqlite.anchor(engine.url)
+        self.engine = engine
+        self.unit = UnitFactory(self)
+
+    def close(self) -> None:
+        """Refuse new connections, and close those of an engine that was made from a URL. An engine taken as it was stays open."""
+        self.supply.close()
+        if self._owns_engine:
+            self.engine.dispose()
+        if self._anchor is not None:
+            self._anchor.close()
+
+    # -- the shell ------------------------------------------------------------------------------------
+
+    def new_session(self, unit: BaseUnit[Session]) -> tuple[Session, UnitSession]:
+        """A session for *unit*."""
+        session = self.session_class(unit, **self.session_options)
+        return session, session
+
+    def enter(
+        self, options: UnitOptions, site: Site | None, *, name: str | None = None, under: BaseUnit[Session] | None = None
+    ) -> BaseUnit[Session]:
+        """Open or join a unit; for hosts. Every call needs its ``leave``."""
+        unit, how = self.open_unit(options, site, name=name, under=under)
+        if how is not Opening.OWN:
+            try:
+                drive(self.beginning(unit, how), unit.act)
+            except BaseException as error:
+                self.finished(unit, self.joined_end(unit, error), site)
+                raise
+        return unit
+
+    def leave(self, unit: BaseUnit[Session], error: BaseException | None, site: Site | None, settled: Verdict | None = None) -> None:
+        """End what ``enter`` gave. *error* is what the body raised; it is raised again by the caller."""
+        ending = self.ending(unit, error, settled)
+        verdict = self.joined_end(unit, error) if ending is None else drive(ending, unit.act)
+        if hooks := self.finished(unit, verdict, site):
+            self.run_hooks_here(unit, hooks)
+        if verdict.error is not None and verdict.error is not error:
+            raise verdict.error
+
+    def settle(self, unit: BaseUnit[Session], error: BaseException | None) -> Verdict:
+        """Settle the outcome of a unit that stays open for reading, and run its hooks; for hosts that answer afterwards."""
+        unit.ending = True
+        verdict = drive(plan.settle(error, unit), unit.act)
+        unit.settled, unit.ending, unit.outcome = True, False, verdict.outcome
+        if hooks := unit.take_hooks(verdict.outcome):
+            self.run_hooks_here(unit, hooks)
+        return verdict
+
+    def run_hooks_here(self, unit: BaseUnit[Session], hooks: list[Hook]) -> None:
+        """Run hooks, with no unit current."""
+        token = self.current_place.set(nobody)
+        try:
+            failed = drive(plan.each(hooks), _call)
+        finally:
+            self.current_place.reset(token)
+        interruption = self.report_hooks(unit, failed)
+        if interruption is not None:
+            raise interruption
+
+
+def _call(hook: Hook) -> None:
+    result = hook()
+    if inspect.iscoroutine(result):
+        result.close()
+        raise UnsupportedCallable(f"hook {name_of(hook.function)!r} is async def, and a Database cannot await it. Use AsyncDatabase.")
+
+
+def leaving(opened: list[BaseUnit[Any]], here: BaseUnit[Any] | None) -> BaseUnit[Any]:
+    """Which entry of a block is left: that of this context, else (left in another context than entered) the last."""
+    unit = here if here is not None and here in opened else opened[-1]
+    opened.remove(unit)
+    return unit
+
+
+def no_retry() -> UnsupportedCallable:
+    """The error for ``retry=`` on a block."""
+    return UnsupportedCallable(
+        f"retry= at {callsite.words(callsite.here(2))} is on a with-block, which cannot run again. Put its body into a function and"
+        " decorate that: @db.unit(retry=3)."
+    )
+
+
+def _taken(engine: Any, options: Mapping[str, Any]) -> Any:
+    if options:
+        raise BadOption(f"{sorted(options)[0]}=… is an option of create_engine(), but an engine was given. Set it where that is made.")
+    presets.refuse_autocommit(None, engine.get_execution_options())
+    return engine
+
+
+def decorate(database: Database, function: Any, options: UnitOptions) -> Any:
+    """*function* with a unit around it."""
+    if isinstance(function, (staticmethod, classmethod)):
+        return type(function)(decorate(database, function.__func__, options))
+    check(function, is_async=False)
+    injection = Injection(function, Session)
+    site, name = callsite.of_function(core_of(function)), name_of(function)
+
+    def once(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        unit, error = _entered(database, injection, options, site, name, args, kwargs), None
+        if unit is None:
+            return function(*args, **kwargs)
+        try:
+            if injection.given(args, kwargs) is None:
+                args, kwargs = injection.place(unit.session, args, kwargs) if injection.parameter else (args, kwargs)
+            result = function(*args, **kwargs)
+            if inspect.iscoroutine(result):
+                result.close()
+                raise UnsupportedCallable(f"{name!r} returned a coroutine under a Database; its unit would end first. Use AsyncDatabase.")
+            return result
+        except BaseException as raised:
+            error = raised
+            raise
+        finally:
+            database.leave(unit, error, callsite.here(2))
+
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        if options.retry is None:
+            return once(args, kwargs)
+        attempt = 1
+        while True:
+            try:
+                return once(args, kwargs)
+            except Exception as error:
+                attempt += 1
+                wait = retry.wait_before(attempt, options.retry, error, database.last_outcome(), )
+                if wait is None:
+                    raise
+                events.tell(events.Retried(database.name, name, attempt, wait, error))
+            time.sleep(wait)
+
+    carry_over(wrapper, function)
+    injection.hide(wrapper)
+    return wrapper

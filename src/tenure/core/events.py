@@ -1,0 +1,126 @@
+"""The frozen facts about a unit's life, and who is told. Logs, metrics and the page read them; nobody reaches into a unit."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Final, Protocol, TypeAlias
+
+from tenure.callsite import Site
+from tenure.core.plan import Outcome
+
+_log: Final = logging.getLogger("tenure")
+
+
+@dataclass(frozen=True, slots=True)
+class UnitClosed:
+    """A unit has ended.
+
+    Attributes:
+        database: Name of the database.
+        unit: Name of the unit.
+        site: Where it was opened.
+        outcome: What became of its work.
+        reason: Why, as ``returned``, ``status 404`` or the error's class.
+        seconds: How long it was open.
+
+    """
+
+    database: str
+    unit: str
+    site: Site | None
+    outcome: Outcome
+    reason: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class HookFailed:
+    """A hook raised after the outcome was settled; it changed nothing."""
+
+    database: str
+    unit: str
+    hook: str
+    site: Site | None
+    outcome: Outcome
+    error: BaseException
+
+
+@dataclass(frozen=True, slots=True)
+class EndTroubled:
+    """Something failed while a unit was being closed, after its outcome was known."""
+
+    database: str
+    unit: str
+    outcome: Outcome
+    error: BaseException
+
+
+@dataclass(frozen=True, slots=True)
+class Retried:
+    """A function is about to run again in a new unit."""
+
+    database: str
+    unit: str
+    attempt: int
+    wait: float
+    error: BaseException
+
+
+@dataclass(frozen=True, slots=True)
+class GuardTripped:
+    """A guard that is set to warn has seen something."""
+
+    database: str
+    slug: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class UnitLeaked:
+    """A unit was left open by an owner that is gone, and was rolled back."""
+
+    database: str
+    unit: str
+    site: Site | None
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class WorkLost:
+    """A request that is to commit explicitly ended with work left uncommitted."""
+
+    database: str
+    unit: str
+    message: str
+
+
+Event: TypeAlias = UnitClosed | HookFailed | EndTroubled | Retried | GuardTripped | UnitLeaked | WorkLost
+
+
+class Reader(Protocol):
+    """Somebody who is told. Called in the thread of the unit, after its connection has gone home."""
+
+    def wants(self, kind: type[Event]) -> bool:
+        """Whether events of this class are worth making now."""
+
+    def __call__(self, event: Event) -> None:
+        """Take note of *event*."""
+
+
+READERS: Final[list[Reader]] = []
+
+
+def wanted(kind: type[Event]) -> bool:
+    """Whether any reader wants events of this class."""
+    return any(reader.wants(kind) for reader in READERS)
+
+
+def tell(event: Event) -> None:
+    """Tell every reader that wants it. A failing reader never disturbs a unit."""
+    for reader in READERS:
+        try:
+            if reader.wants(type(event)):
+                reader(event)
+        except Exception:  # a reader is somebody else's code; what it raises must not reach the unit
+            _log.exception("tenure: the event reader %r failed", reader)

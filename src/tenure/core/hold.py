@@ -1,0 +1,176 @@
+"""When a session holds a connection: the policy of DESIGN section 4, on the public hooks of SQLAlchemy's ``Session``.
+
+Under ``hold="auto"`` a plain read runs in autocommit and gives its connection back when the outermost call returns; whatever is
+not surely a plain read pins one connection in a transaction until commit or rollback.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session, SessionTransaction
+
+from tenure.core.options import strength
+from tenure.engines.ledger import Lease
+from tenure.engines.supply import Supply, Terms
+from tenure.exceptions import sqlstate
+
+if TYPE_CHECKING:
+    from tenure.core.plainread import PlainReads
+    from tenure.core.unit import BaseUnit
+
+_READ_COMMITTED = strength("READ COMMITTED")
+
+
+class HoldingSession(Session):
+    """A ``Session`` that asks ``Supply`` for its connection, statement by statement."""
+
+    wrote = False  # something other than plain reads ran in the transaction that is, or was last, open
+    _unit: BaseUnit[Any]
+    _supply: Supply
+    _plain: PlainReads
+    _lease: Lease | None = None  # the connection held now
+    _pinned = False  # it is held for a transaction
+    _spent: list[Lease] | None = None  # leases of reads on whose rows an outer statement is still at work
+    _depth = 0  # calls within calls
+    _must_pin = 0  # flush, commit and savepoints: what happens in them belongs to the transaction
+    _streams = False  # the outermost statement's rows are fetched after it has returned
+    _explicit = False  # begin() was called, or a bind of the caller's own was used: the SessionTransaction is theirs
+    _classic: bool | None = None  # a transaction from the first statement on
+
+    # -- the one door to SQL ------------------------------------------------------------------------
+
+    def get_bind(
+        self, mapper: Any = None, *, clause: Any = None, bind: Engine | Connection | None = None, **kw: Any
+    ) -> Engine | Connection:
+        """The connection for a statement; called without one (``session.get_bind()``) the engine."""
+        if bind is not None:
+            self._explicit = True  # the SessionTransaction now has a connection that is not ours to end early
+            return bind
+        if not self._depth:
+            return self._supply.engine
+        if mapper is not None:
+            self._loads(mapper)
+        plain = not self._must_pin and self._plain(clause)
+        if not plain:
+            self._refuse_write(clause)
+            self.wrote = True
+        if not self._pinned:
+            if not plain or self._streams or self._explicit or self.in_nested_transaction() or self._is_classic():
+                self._pin()
+            elif self._lease is None:
+                self._lease = self._supply.read(self._holder())
+        assert self._lease is not None
+        return self._lease.connection
+
+    def _is_classic(self) -> bool:
+        """Whether this unit is a transaction from its first statement on."""
+        if self._classic is None:
+            options = self._unit.options
+            hold = options.hold or self._unit.database.hold
+            self._classic = (
+                hold == "transaction"
+                or bool(options.settings)
+                or not self._supply.profile.reads_alone
+                or (self._supply.profile.isolation is None and strength(self._isolation()) > _READ_COMMITTED)
+            )
+        return self._classic
+
+    def _isolation(self) -> str:
+        return self._unit.options.isolation or self._unit.database.isolation or self._supply.default_isolation()
+
+    def _pin(self) -> None:
+        """Take a connection for a transaction. A read lease is set aside: an outer statement may still have it in its hands."""
+        self._set_aside()
+        unit = self._unit
+        options = unit.options
+        terms = Terms(options.isolation or unit.database.isolation, options.readonly or unit.settled, options.settings)
+        self._lease = self._supply.transact(self._holder(), terms)
+        self._pinned = True
+
+    def _set_aside(self) -> None:
+        if self._lease is not None and not self._pinned:
+            lease, self._lease = self._lease, None
+            self._spent = [*(self._spent or ()), lease]
+            self._end_read()
+
+    def _end_read(self) -> None:
+        # Not commit(), which would flush pending objects, nor rollback(), which would expire all instances.
+        if (transaction := self.get_transaction()) is not None:
+            transaction.close()
+
+    # -- what ends a read -----------------------------------------------------------------------------
+
+    def _outermost_returned(self, error: BaseException | None) -> None:
+        """Give back the connection of a plain read, now that its rows are in memory."""
+        self._streams = False
+        if self._spent:
+            spent, self._spent = self._spent, None
+            for lease in spent:
+                self._supply.give_back(lease)
+        lease = self._lease
+        if lease is not None and not self._pinned:
+            self._lease = None
+            try:
+                if error is not None and self._lingers(error):
+                    lease.connection.invalidate()
+                self._end_read()
+            finally:
+                self._supply.give_back(lease)
+
+    def _lingers(self, error: BaseException) -> bool:
+        """Whether *error* may have left the server in mid-statement, with its locks and snapshot."""
+        if not self._supply.profile.client_errors_linger:
+            return False
+        return not isinstance(error, DBAPIError) or not sqlstate(error) or sqlstate(error) in ("22000", "22P02")
+
+    # -- what ends a transaction ------------------------------------------------------------------------
+
+    def transaction_ended(self, transaction: SessionTransaction) -> None:
+        """A SessionTransaction is over; with the outermost one the connection goes home, whichever call ended it."""
+        if transaction.parent is None and not transaction.nested:
+            self._explicit = False
+            if self._pinned and self._lease is not None:
+                lease, self._lease, self._pinned = self._lease, None, False
+                self._supply.give_back(lease)
+
+    def savepoints(self) -> tuple[SessionTransaction, ...]:
+        """The savepoints that are open, the innermost first."""
+        found: list[SessionTransaction] = []
+        transaction = self.get_nested_transaction()
+        while transaction is not None:
+            if transaction.nested:
+                found.append(transaction)
+            transaction = transaction.parent
+        return tuple(found)
+
+    def commit_sent(self) -> bool:
+        """Whether a COMMIT was on its way on the connection that was held last."""
+        return self._lease is not None and self._lease.commit_sent
+
+    # -- filled in by UnitSession -------------------------------------------------------------------------
+
+    def _holder(self) -> Any:
+        raise NotImplementedError  # pragma: no cover
+
+    def _loads(self, mapper: Any) -> None:
+        raise NotImplementedError  # pragma: no cover
+
+    def _refuse_write(self, clause: Any) -> None:
+        raise NotImplementedError  # pragma: no cover
+
+
+def streams(statement: Any, execution_options: Any) -> bool:
+    """Whether rows of *statement* will be fetched after ``execute()`` has returned."""
+    given = execution_options or {}
+    own = statement.get_execution_options() if hasattr(statement, "get_execution_options") else {}
+    if not given and not own:
+        return False
+    options = {**own, **given}
+    if options.get("yield_per") or options.get("stream_results"):
+        return True
+    # Query.yield_per() keeps the number in its private load options. tests/core/test_hold.py fails when that changes.
+    load = options.get("_sa_orm_load_options")
+    return bool(load is not None and getattr(load, "_yield_per", None))

@@ -1,0 +1,202 @@
+"""Decides the steps that begin and end a unit. Pure generators: no I/O, no await, no SQLAlchemy.
+
+A shell carries each step out and sends back what became of it: ``drive`` for threads, its twin ``adrive`` for asyncio.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Awaitable, Callable, Generator, Iterable
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias, TypeVar
+
+from tenure.exceptions import brief
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class Step(enum.Enum):
+    """One thing that a shell must do to the session of a unit."""
+
+    FLUSH = "flush"
+    SAVEPOINT = "begin a savepoint"
+    COMMIT = "commit"
+    ROLLBACK = "rollback"
+    RELEASE = "release the savepoint"
+    ROLLBACK_TO = "roll back to the savepoint"
+    INVALIDATE = "invalidate"
+    CLOSE = "close"
+
+
+class Outcome(enum.Enum):
+    """How a unit ended."""
+
+    COMMITTED = "committed"
+    ROLLED_BACK = "rolled back"
+    READ_ONLY = "read only"
+    UNKNOWN = "unknown"
+
+
+class Opening(enum.Enum):
+    """What entering a unit means here."""
+
+    OWN = "a session of its own"
+    JOIN = "the session of the unit around it"
+    SAVEPOINT = "a savepoint in the unit around it"
+    MISSING = "refused: there is no unit to join"
+    UNEXPECTED = "refused: there is a unit around it"
+
+
+@dataclass(slots=True)
+class Verdict:
+    """What the end of a unit came to.
+
+    Attributes:
+        outcome: What is known about the unit's work.
+        error: What the caller is to see; the body's own error, or that of the ending.
+        trouble: An error of the ending that changes nothing for the caller; it is reported.
+
+    """
+
+    outcome: Outcome
+    error: BaseException | None = None
+    trouble: BaseException | None = None
+
+
+class Facts(Protocol):
+    """What a plan asks about a unit."""
+
+    @property
+    def rollback_asked(self) -> bool:
+        """Whether ``rollback_only()`` was called."""
+
+    def swallowed(self) -> Exception | None:
+        """The error for a failure that was caught but not undone."""
+
+    def stored(self) -> bool:
+        """Whether the COMMIT that has just succeeded stored something."""
+
+    def in_doubt(self, error: BaseException) -> BaseException | None:
+        """The error to raise when it is not known whether the COMMIT that raised *error* took place."""
+
+
+Plan: TypeAlias = Generator[Step, None, Verdict]
+
+
+def opening(propagation: str, inside: bool) -> Opening:
+    """What entering a unit with *propagation* means where a unit is open (*inside*) or not."""
+    if propagation == "new":
+        return Opening.OWN
+    if propagation == "never":
+        return Opening.UNEXPECTED if inside else Opening.OWN
+    if propagation == "mandatory" and not inside:
+        return Opening.MISSING
+    if not inside:
+        return Opening.OWN
+    return Opening.SAVEPOINT if propagation == "nested" else Opening.JOIN
+
+
+def begin(how: Opening, readonly: bool, inside_readonly: bool) -> Generator[Step, None, None]:
+    """Begin a unit that is within another.
+
+    A read-only part of a writing unit first writes what waits, so that what is unwritten at its end is its own.
+    """
+    if how is not Opening.OWN and readonly and not inside_readonly:
+        yield Step.FLUSH
+    if how is Opening.SAVEPOINT:
+        yield Step.SAVEPOINT
+
+
+def settle(body: BaseException | None, facts: Facts, keep: Step = Step.COMMIT, undo: Step = Step.ROLLBACK) -> Plan:
+    """Keep or undo the work of a unit whose body raised *body*, or nothing. The session stays open."""
+    error = body
+    if error is None and not facts.rollback_asked:
+        error = facts.swallowed()
+    if error is not None or facts.rollback_asked:
+        return Verdict(Outcome.ROLLED_BACK, (yield from _undone(error, undo)))
+    try:
+        yield keep
+    except BaseException as failed:  # whatever it was, what has begun must be ended
+        doubt = facts.in_doubt(failed)
+        outcome = Outcome.ROLLED_BACK if doubt is None else Outcome.UNKNOWN
+        return Verdict(outcome, (yield from _undone(doubt or failed, undo)))
+    return Verdict(Outcome.COMMITTED if facts.stored() else Outcome.READ_ONLY)
+
+
+def end(body: BaseException | None, facts: Facts, settled: Verdict | None = None) -> Plan:
+    """End a unit that has its own session: settle it, unless *settled* says that this was done before, then close it."""
+    verdict = (yield from settle(body, facts)) if settled is None else settled
+    try:
+        yield Step.CLOSE
+    except BaseException as failed:  # the outcome is known: closing late must not hide it
+        if isinstance(failed, Exception):
+            verdict.trouble = failed
+        else:
+            verdict.error = failed
+    return verdict
+
+
+def _undone(error: BaseException | None, undo: Step) -> Generator[Step, None, BaseException | None]:
+    """Undo, and say what the caller is to see: *error*, unless something that must not be lost came in between."""
+    try:
+        yield undo
+    except BaseException as failed:  # the state of the connection is unknown now: it must not go back to the pool
+        try:
+            yield Step.INVALIDATE
+        except BaseException as worse:
+            failed = _first(failed, worse)
+        return failed if error is None else _first(error, failed)
+    return error
+
+
+def _first(error: BaseException, later: BaseException) -> BaseException:
+    """Which of two errors the caller sees; an interruption or a cancellation goes before an ordinary error."""
+    if isinstance(error, Exception) and not isinstance(later, Exception):
+        error, later = later, error
+    error.add_note(f"tenure: ending the unit failed as well ({brief(later)}); its connection was discarded.")
+    return error
+
+
+Call: TypeAlias = tuple[T, BaseException]
+
+
+def each(hooks: Iterable[T]) -> Generator[T, None, list[Call[T]]]:
+    """Run every hook in order, whatever the others do; the failed ones come back with their errors."""
+    failed: list[Call[T]] = []
+    for hook in hooks:
+        try:
+            yield hook
+        except BaseException as error:  # remembered: an interruption is raised after the last hook has run
+            failed.append((hook, error))
+    return failed
+
+
+def drive(plan: Generator[T, None, R], act: Callable[[T], Any]) -> R:
+    """Carry a plan out in this thread."""
+    try:
+        step = next(plan)
+        while True:
+            try:
+                act(step)
+            except BaseException as error:
+                step = plan.throw(error)
+            else:
+                step = next(plan)
+    except StopIteration as done:
+        return done.value  # type: ignore[no-any-return]
+
+
+async def adrive(plan: Generator[T, None, R], act: Callable[[T], Awaitable[Any]]) -> R:
+    """Carry a plan out in this task."""
+    try:
+        step = next(plan)
+        while True:
+            try:
+                await act(step)
+            except BaseException as error:
+                step = plan.throw(error)
+            else:
+                step = next(plan)
+    except StopIteration as done:
+        return done.value  # type: ignore[no-any-return]

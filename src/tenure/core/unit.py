@@ -1,0 +1,349 @@
+"""The unit of work: who it belongs to, what is known about it, and what runs after it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextvars import Token
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import SessionTransaction
+
+from tenure import callsite
+from tenure.callsite import Site, words
+from tenure.core import events
+from tenure.core.options import UnitOptions
+from tenure.core.plan import Outcome, Step
+from tenure.exceptions import BadOption, CommitUnknown, NotOwner, RollbackOnly, UnitEnded, brief
+
+if TYPE_CHECKING:
+    from tenure.core.base import BaseDatabase
+    from tenure.core.current import Place
+    from tenure.core.session import UnitSession
+
+S = TypeVar("S")
+Savepoints = tuple[SessionTransaction, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Hook:
+    """A function to call after the outcome; *within* are the savepoints in which it was registered, the innermost first."""
+
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    on_commit: bool
+    within: Savepoints
+
+    def __call__(self) -> Any:
+        return self.function(*self.args, **self.kwargs)
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Something that failed within a unit and must be undone before the unit can commit."""
+
+    error: BaseException
+    site: Site | None
+    within: Savepoints
+
+
+class BaseUnit(Generic[S]):
+    """One bounded piece of work. What ``db.current`` gives; made by ``db.unit`` and by hosts, never by hand.
+
+    A unit that has joined another, or is a savepoint in it, has that unit's session and *root*.
+    """
+
+    ended = False
+    ending = False
+    settled = False
+    outcome: Outcome | None = None
+    reason = "returned"
+    token: Token[Place] | None = None
+    savepoint: SessionTransaction | None = None
+    end_site: Site | None = None
+    end_time = 0.0
+    _asked: str | None = None
+    _session: S | None = None
+    _door: UnitSession | None = None
+    _hooks: list[Hook] | None = None
+    _due: list[Hook] | None = None
+    _failures: list[Failure] | None = None
+
+    def __init__(
+        self,
+        database: BaseDatabase[S],
+        options: UnitOptions,
+        site: Site | None,
+        parent: BaseUnit[S] | None = None,
+        *,
+        name: str | None = None,
+        joins: bool = False,
+    ) -> None:
+        self.database = database
+        self.options = options
+        self.site = site
+        self.parent = parent
+        self.root: BaseUnit[S] = parent.root if joins and parent is not None else self
+        self._name = name
+        self.opened = time.monotonic()
+
+    # -- what a user sees ---------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        """The unit's name: as given, else that of the decorated function, the request, or the function around the block."""
+        given = self.options.name or self._name
+        if given is not None:
+            return given
+        if self.site is None:
+            return "unit"
+        function = self.site[0].co_name
+        return words((self.site[0], self.site[1])) if function == "<module>" else function
+
+    @property
+    def session(self) -> S:
+        """The unit's session.
+
+        Raises:
+            UnitEnded: The unit has ended.
+
+        """
+        root = self.root
+        if root.ended:
+            raise UnitEnded(self.obituary())
+        if root._session is None:
+            root._session, root._door = self.database.new_session(root)
+        return root._session
+
+    def on_commit(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+        """Call *function* with the arguments once the unit's work is committed and its connection has gone home.
+
+        Hooks run in order, each whatever the others do, with no unit current. One registered in a savepoint that is rolled back
+        is dropped with it. A hook that raises is reported and changes nothing.
+
+        Raises:
+            BadOption: *function* cannot be called.
+            UnitEnded: The unit has ended.
+
+        """
+        self._add_hook(function, args, kwargs, on_commit=True)
+
+    def on_rollback(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+        """Call *function* with the arguments once the work done here is rolled back and the connection has gone home.
+
+        One registered in a savepoint that is rolled back runs too, after the outcome of the whole unit, whatever that is.
+        Otherwise as ``on_commit``.
+        """
+        self._add_hook(function, args, kwargs, on_commit=False)
+
+    def rollback_only(self, reason: str = "rollback_only() was called") -> None:
+        """Roll back at the end, on purpose: the caller sees the result as if the work had been kept.
+
+        Within a savepoint (``propagation="nested"``) this concerns the savepoint alone; else the whole unit.
+        """
+        self._check_open()
+        self.scope()._asked = reason
+
+    @property
+    def readonly(self) -> bool:
+        """Whether this unit, or one around it that it has joined, refuses writes now."""
+        unit: BaseUnit[S] | None = self
+        while unit is not None:
+            if unit.options.readonly or unit.settled:
+                return True
+            unit = None if unit.root is unit else unit.parent
+        return False
+
+    # -- what the shells and the session ask ----------------------------------------------------------
+
+    @property
+    def owns(self) -> bool:
+        """Whether this unit opened the transaction, and so may end it."""
+        return self.root is self
+
+    @property
+    def door(self) -> UnitSession | None:
+        """The session as the synchronous object that both faces share, or None while it was not asked for."""
+        return self.root._door
+
+    def scope(self) -> BaseUnit[S]:
+        """The unit whose work can be undone by itself: the innermost savepoint, else the root."""
+        unit: BaseUnit[S] = self
+        while unit.savepoint is None and unit.root is not unit and unit.parent is not None:
+            unit = unit.parent
+        return unit
+
+    def descends_from(self, root: BaseUnit[Any]) -> bool:
+        """Whether *root* is this unit's own or one further out."""
+        unit: BaseUnit[Any] | None = self
+        while unit is not None:
+            if unit.root is root:
+                return True
+            unit = unit.parent
+        return False
+
+    def _check_open(self) -> None:
+        if self.root.ended or self.ended:
+            raise UnitEnded(self.obituary())
+
+    def obituary(self) -> str:
+        """How and where the unit ended, and what to do instead."""
+        root = self.root
+        outcome = "" if root.outcome is None else f", {root.outcome.value},"
+        ago = f", {time.monotonic() - root.end_time:.1f} s ago" if root.end_time else ""
+        return (
+            f"the session of {root.name!r} ({words(root.site)}) ended{outcome} at {words(root.end_site)}{ago}, and was used again at"
+            f" {words(callsite.here(2))}. Later work needs its own unit: db.unit(function)."
+        )
+
+    # -- hooks ------------------------------------------------------------------------------------------
+
+    def _add_hook(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], *, on_commit: bool) -> None:
+        kind = "on_commit" if on_commit else "on_rollback"
+        if not callable(function):
+            raise BadOption(f"{kind}({function!r}): give a function and its arguments, not the result of calling it.")
+        self._check_open()
+        root = self.root
+        within = () if root._door is None else root._door.savepoints()
+        if root._hooks is None:
+            root._hooks = []
+        root._hooks.append(Hook(function, args, kwargs, on_commit, within))
+
+    def take_hooks(self, outcome: Outcome) -> list[Hook]:
+        """The hooks that are due now that *outcome* is known; the others are dropped. Without a known outcome none is due."""
+        due, self._due = self._due or [], None
+        hooks, self._hooks = self._hooks or [], None
+        if outcome is Outcome.UNKNOWN:
+            return due
+        kept = outcome is not Outcome.ROLLED_BACK
+        return due + [hook for hook in hooks if hook.on_commit == kept]
+
+    def checkpoint(self, outcome: Outcome) -> None:
+        """The transaction was ended by the unit's own code, and the unit goes on: the hooks that this makes due are due now."""
+        self._due = self.take_hooks(outcome)
+
+    @property
+    def has_due(self) -> bool:
+        """Whether hooks wait to be run."""
+        return bool(self._due)
+
+    def take_due(self) -> list[Hook]:
+        """The hooks that wait to be run."""
+        due, self._due = self._due or [], None
+        return due
+
+    # -- failures ---------------------------------------------------------------------------------------
+
+    def failed(self, error: BaseException, site: Site | None = None) -> None:
+        """Note that something failed here which must be undone before the unit can commit."""
+        root = self.root
+        if root._failures is None:
+            root._failures = []
+        within = () if root._door is None else root._door.savepoints()
+        if not any(one.error is error and one.within == within for one in root._failures):
+            root._failures.append(Failure(error, site or callsite.of_error(error) or callsite.here(2), within))
+
+    def savepoint_undone(self, transaction: SessionTransaction) -> None:
+        """A savepoint was rolled back: what failed in it is undone, and its hooks for a commit go with it."""
+        if self._failures:
+            self._failures = [one for one in self._failures if transaction not in one.within]
+        if self._hooks:
+            gone = [hook for hook in self._hooks if transaction in hook.within]
+            self._hooks = [hook for hook in self._hooks if transaction not in hook.within]
+            self._due = (self._due or []) + [hook for hook in gone if not hook.on_commit]
+
+    def all_undone(self) -> None:
+        """The whole transaction was rolled back by the unit's own code: the unit goes on as new."""
+        self._failures = None
+
+    # -- what a plan asks ---------------------------------------------------------------------------------
+
+    @property
+    def rollback_asked(self) -> bool:
+        """Whether ``rollback_only()`` was called for what ends now."""
+        return self._asked is not None
+
+    def swallowed(self) -> Exception | None:
+        """The error for a failure that was caught, but not undone, in what ends now."""
+        failures = self.root._failures or []
+        first = next((one for one in failures if self.savepoint is None or self.savepoint in one.within), None)
+        if first is None:
+            return None
+        error = RollbackOnly(
+            f"{self.name!r} ({words(self.site)}) was rolled back: {type(first.error).__name__} at {words(first.site)} was caught, not"
+            ' undone. Put what may fail into db.unit(propagation="nested"), or call rollback() where it is caught.'
+        )
+        error.__cause__ = first.error
+        return error
+
+    def stored(self) -> bool:
+        """Whether the COMMIT that has just succeeded stored something."""
+        return self._door is not None and self._door.wrote
+
+    def in_doubt(self, error: BaseException) -> BaseException | None:
+        """What to raise when the connection was lost, or the program interrupted, while COMMIT was under way; else None."""
+        door = self._door
+        if door is None or not door.commit_sent() or self.savepoint is not None:
+            return None
+        what = (
+            f"in COMMIT of {self.name!r} ({words(self.site)}): {brief(error)}. The work may or may not be stored. Check before a rerun."
+        )
+        if not isinstance(error, Exception):  # an interruption or a cancellation goes on as what it is
+            error.add_note(f"tenure: interrupted {what} [commit-unknown]")
+            return error
+        if not (isinstance(error, DBAPIError) and error.connection_invalidated):
+            return None
+        unknown = CommitUnknown(f"connection lost {what}")
+        unknown.__cause__ = error
+        return unknown
+
+    # -- carrying out a plan ----------------------------------------------------------------------------------
+
+    def act(self, step: Step) -> None:
+        """Carry one step out. Synchronous code for both faces: the async shell runs it in SQLAlchemy's greenlet."""
+        door = self.door
+        if door is None:
+            return
+        if step is Step.COMMIT:
+            door.end_transaction(keep=True)
+        elif step is Step.ROLLBACK:
+            door.end_transaction(keep=False)
+        elif step is Step.CLOSE:
+            door.close()
+        elif step is Step.INVALIDATE:
+            door.invalidate()
+        elif step is Step.FLUSH:
+            door.flush()
+        elif step is Step.SAVEPOINT:
+            self.savepoint = door.begin_nested()
+        elif self.savepoint is not None:
+            door.end_savepoint(self.savepoint, keep=step is Step.RELEASE)
+
+    # -- the end --------------------------------------------------------------------------------------------
+
+    def close(self, outcome: Outcome, error: BaseException | None, site: Site | None) -> None:
+        """The unit has ended, and this is how."""
+        self.ended = True
+        self.outcome = outcome
+        self.end_site = site
+        self.end_time = time.monotonic()
+        self._session = None
+        if error is not None:
+            self.reason = type(error).__name__
+        elif self._asked is not None:
+            self.reason = self._asked
+        if self.root is self and events.wanted(events.UnitClosed):
+            took = self.end_time - self.opened
+            events.tell(events.UnitClosed(self.database.name, self.name, self.site, outcome, self.reason, took))
+
+    def refuse_unless_owner(self, operation: str) -> None:
+        """Raise NotOwner where this unit has joined another."""
+        if not self.owns:
+            root = self.root
+            raise NotOwner(
+                f"{operation}() at {words(callsite.here(3))} in {self.name!r} would end its caller's unit {root.name!r}"
+                f' ({words(root.site)}). Leave the {operation} to it, or use propagation="new".'
+            )

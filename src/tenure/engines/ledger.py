@@ -1,0 +1,123 @@
+"""Who holds which connection since when.
+
+The ledger holds its entries weakly: a unit that was dropped takes its lease with it, and SQLAlchemy's pool gets the connection back.
+"""
+
+from __future__ import annotations
+
+import time
+import weakref
+from dataclasses import dataclass
+from typing import Protocol
+
+from sqlalchemy.engine import Connection
+
+from tenure.callsite import Site, words
+
+
+class Holder(Protocol):
+    """What the ledger asks about whoever holds a connection."""
+
+    def holding(self) -> tuple[str, Site | None, str, str | None, bool]:
+        """Name and line of the unit, thread or task, the last statement without parameters, whether a statement is running."""
+
+    def owner_is_gone(self) -> bool:
+        """Whether the thread or task that worked here has ended."""
+
+    def reclaim(self) -> None:
+        """Roll back and give the connection back, in place of an owner that is gone."""
+
+    def statement_failed(self, error: BaseException) -> None:
+        """A statement failed on the connection, and its transaction can no longer be committed."""
+
+
+class Lease:
+    """The time for which a holder has a connection.
+
+    Attributes:
+        connection: The SQLAlchemy ``Connection``.
+        holder: Who holds it, weakly.
+        since: When it was taken, by ``time.monotonic()``, in seconds.
+        undo: Statement to run before the connection goes back, if any.
+        commit_sent: Whether a COMMIT is on its way on it.
+
+    """
+
+    __slots__ = ("__weakref__", "commit_sent", "connection", "holder", "since", "undo")
+
+    def __init__(self, connection: Connection, holder: Holder, undo: str | None = None) -> None:
+        self.connection = connection
+        self.holder: weakref.ref[Holder] = weakref.ref(holder)
+        self.since = time.monotonic()
+        self.undo = undo
+        self.commit_sent = False
+
+
+@dataclass(frozen=True, slots=True)
+class HolderReport:
+    """One open lease.
+
+    Attributes:
+        unit: Name of the unit.
+        site: Where it was opened, as ``orders.py:12``.
+        owner: Thread or task that works in it.
+        age: Seconds since the connection was taken.
+        statement: The last statement, without parameters.
+        running: Whether a statement is running now.
+
+    """
+
+    unit: str
+    site: str
+    owner: str
+    age: float
+    statement: str | None
+    running: bool
+
+
+class Ledger:
+    """The open leases of one engine. Entering and leaving are single operations on a dict, so threads need no lock."""
+
+    def __init__(self) -> None:
+        self._open: dict[int, weakref.ref[Lease]] = {}
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def enter(self, lease: Lease) -> Lease:
+        """Note a lease."""
+        self._open[id(lease.connection)] = weakref.ref(lease)
+        return lease
+
+    def leave(self, lease: Lease) -> None:
+        """Forget a lease."""
+        self._open.pop(id(lease.connection), None)
+
+    def lease_on(self, connection: Connection) -> Lease | None:
+        """The lease on *connection*, if it has one."""
+        entry = self._open.get(id(connection))
+        lease = None if entry is None else entry()
+        return lease if lease is not None and lease.connection is connection else None
+
+    def leases(self) -> list[Lease]:
+        """The leases open now; forgets those whose holder was dropped."""
+        found: list[Lease] = []
+        for key, entry in list(self._open.items()):
+            lease = entry()
+            if lease is None:
+                if self._open.get(key) is entry:
+                    self._open.pop(key, None)
+            else:
+                found.append(lease)
+        return found
+
+    def reports(self) -> list[HolderReport]:
+        """A line for each open lease, the oldest first."""
+        now = time.monotonic()
+        found: list[HolderReport] = []
+        for lease in sorted(self.leases(), key=lambda one: one.since):
+            holder = lease.holder()
+            if holder is not None:
+                name, site, owner, statement, running = holder.holding()
+                found.append(HolderReport(name, words(site), owner, now - lease.since, statement, running))
+        return found

@@ -1,0 +1,98 @@
+"""What a driver can do, as far as the life of a session depends on it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from sqlalchemy.engine import Engine
+
+from tenure.engines import sqlite
+from tenure.exceptions import sqlstate
+
+# Drivers whose rows are in memory when execute() returns. For any other a connection is not given back before the unit ends.
+_BUFFERING: Final = frozenset(
+    [
+        ("postgresql", "psycopg"),
+        ("postgresql", "psycopg_async"),
+        ("postgresql", "psycopg2"),
+        ("postgresql", "asyncpg"),
+        ("mysql", "pymysql"),
+        ("mysql", "aiomysql"),
+        ("mysql", "asyncmy"),
+        ("mysql", "mysqldb"),
+    ]
+)
+# 25006 read_only_sql_transaction; MySQL 1792 ER_CANT_EXECUTE_IN_READ_ONLY_TRANSACTION; SQLITE_READONLY under PRAGMA query_only
+_REFUSED_WRITE: Final = frozenset(["25006", "1792", "SQLITE_READONLY"])
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """The abilities of one driver.
+
+    Attributes:
+        reads_alone: Plain reads can run in autocommit, and their rows are in memory when ``execute()`` returns.
+        failure_spoils: A failed statement spoils its transaction, whose COMMIT is then a silent ROLLBACK (PostgreSQL).
+        takes_settings: The server has settings that end with the transaction (``SET LOCAL``).
+        isolation: The isolation of its transactions, where there is but one; else it is asked.
+        client_errors_linger: An error found by the driver leaves the server in mid-statement (asyncpg in autocommit).
+        read: Execution options of a connection for plain reads.
+        write: Execution options of a connection for a transaction.
+        readonly: Further execution options for a read-only transaction.
+        readonly_begin: Statement that makes the transaction that has just begun read-only, if it takes one.
+        readonly_on: Statements before and after the use of a connection for reading only, if it takes some.
+
+    """
+
+    reads_alone: bool = False
+    failure_spoils: bool = False
+    takes_settings: bool = False
+    isolation: str | None = None
+    client_errors_linger: bool = False
+    read: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    write: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    readonly: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    readonly_begin: str | None = None
+    readonly_on: tuple[str, str] | None = None
+
+
+def profile_of(engine: Engine) -> Profile:
+    """The profile of *engine*'s driver. An SQLite engine that was made elsewhere does not buffer: it is held by SQLAlchemy's rule."""
+    name, driver = engine.dialect.name, engine.dialect.driver
+    family = "mysql" if name == "mariadb" else name
+    buffers = (family, driver) in _BUFFERING
+    if family == "postgresql":
+        return Profile(
+            reads_alone=buffers,
+            failure_spoils=True,
+            takes_settings=True,
+            client_errors_linger=driver == "asyncpg",
+            read={"isolation_level": "AUTOCOMMIT"},
+            readonly={"postgresql_readonly": True},
+        )
+    if family == "mysql":
+        return Profile(reads_alone=buffers, read={"isolation_level": "AUTOCOMMIT"}, readonly_begin="SET TRANSACTION READ ONLY")
+    if family == "sqlite":
+        return _sqlite(sqlite.is_prepared(engine))
+    return Profile()
+
+
+def _sqlite(prepared: bool) -> Profile:
+    query_only = ("PRAGMA query_only = ON", "PRAGMA query_only = OFF")
+    if not prepared:
+        return Profile(isolation="SERIALIZABLE", readonly_on=query_only)
+    return Profile(
+        reads_alone=True,
+        isolation="SERIALIZABLE",
+        read={sqlite.BEGIN_OPTION: "none"},
+        write={sqlite.BEGIN_OPTION: "immediate"},
+        readonly={sqlite.BEGIN_OPTION: "deferred"},
+        readonly_on=query_only,
+    )
+
+
+def refused_write(error: BaseException) -> bool:
+    """Whether the database refused a write because the transaction is read-only."""
+    return (sqlstate(error) or "") in _REFUSED_WRITE

@@ -1,0 +1,160 @@
+"""Every error of tenure: what happened, where, and what to do next.
+
+Each class has one ``slug``, which ends its message and names its page in ``docs/reference/messages.md``. The database's own
+errors are never wrapped: an ``IntegrityError`` stays an ``IntegrityError``.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from sqlalchemy.exc import DBAPIError
+
+__all__ = [
+    "BadOption",
+    "CommitUnknown",
+    "ConcurrentUse",
+    "DatabaseClosed",
+    "ForeignContext",
+    "JoinRefused",
+    "LostWork",
+    "NoUnit",
+    "NotOwner",
+    "ReadOnlyUnit",
+    "ReleaseRefused",
+    "RollbackOnly",
+    "TenureError",
+    "UnexpectedUnit",
+    "UnitEnded",
+    "UnsupportedCallable",
+    "WrongDriver",
+]
+
+
+class TenureError(Exception):
+    """Base of all errors of tenure. ``str()`` ends with the slug in brackets."""
+
+    slug: ClassVar[str] = "tenure-error"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+    def __str__(self) -> str:
+        return f"{self.message} [{self.slug}]"
+
+
+class NoUnit(TenureError, LookupError):
+    """``db.session`` or ``db.current`` was asked for where no unit is open, or a unit that must be joined is missing."""
+
+    slug = "no-unit"
+
+
+class UnitEnded(TenureError):
+    """A session was used after its unit had ended."""
+
+    slug = "unit-ended"
+
+
+class ForeignContext(TenureError):
+    """A session was used in a thread, task or greenlet that does not descend from its unit."""
+
+    slug = "foreign-context"
+
+
+class ConcurrentUse(TenureError):
+    """A session was used by two threads, tasks or greenlets at the same time."""
+
+    slug = "concurrent-use"
+
+
+class NotOwner(TenureError):
+    """Code that joined a unit tried to commit, roll back, begin or close what its caller opened."""
+
+    slug = "not-owner"
+
+
+class RollbackOnly(TenureError):
+    """A unit was left normally after a failure in it had been caught but not undone; it was rolled back."""
+
+    slug = "rollback-only"
+
+
+class ReadOnlyUnit(TenureError):
+    """A write in a read-only unit, or while a response is being sent."""
+
+    slug = "read-only-unit"
+
+
+class JoinRefused(TenureError):
+    """A unit asked, on joining, for more than the unit around it gives."""
+
+    slug = "join-refused"
+
+
+class UnexpectedUnit(TenureError):
+    """``propagation="never"`` was entered inside a unit."""
+
+    slug = "unexpected-unit"
+
+
+class ReleaseRefused(TenureError):
+    """``unit.release()`` was asked for while something is unwritten, uncommitted or still being read."""
+
+    slug = "release-refused"
+
+
+class UnsupportedCallable(TenureError, TypeError):
+    """A callable that cannot carry a unit was decorated, or ``retry`` was given to a with-block."""
+
+    slug = "unsupported-callable"
+
+
+class BadOption(TenureError, ValueError):
+    """An option has a wrong type or value, or does not go with another."""
+
+    slug = "bad-option"
+
+
+class WrongDriver(TenureError, ValueError):
+    """A driver for asyncio was given to ``Database``, or one that blocks to ``AsyncDatabase``."""
+
+    slug = "wrong-driver"
+
+
+class DatabaseClosed(TenureError):
+    """A unit was opened after ``close()``."""
+
+    slug = "database-closed"
+
+
+class CommitUnknown(TenureError):
+    """The connection was lost, or the time limit passed, during COMMIT: the work may or may not be stored."""
+
+    slug = "commit-unknown"
+
+
+class LostWork(TenureError):
+    """Work was left uncommitted at the end of a request that is to commit explicitly. Logged, never raised."""
+
+    slug = "lost-work"
+
+
+def brief(error: BaseException) -> str:
+    """*error* in a few words that hold no statement, parameter or password: a database error is its class and SQLSTATE."""
+    kind = type(error).__name__
+    if isinstance(error, DBAPIError):
+        code = sqlstate(error)
+        return f"{kind} {code}" if code else kind
+    text = str(error)
+    return f"{kind}: {text}" if text else kind
+
+
+def sqlstate(error: BaseException) -> str | None:
+    """The SQLSTATE (five characters) or the MySQL error number of a database error, if its driver gives one."""
+    origin = error.orig if isinstance(error, DBAPIError) else error
+    for name in ("sqlstate", "pgcode", "sqlite_errorname"):
+        if value := getattr(origin, name, None):
+            return str(value)
+    args = getattr(origin, "args", ())
+    return str(args[0]) if args and isinstance(args[0], int) else None

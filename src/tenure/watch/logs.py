@@ -1,0 +1,57 @@
+"""Writes events to the standard library's logger ``tenure``: one line per unit at DEBUG, what went wrong above it."""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+from tenure.callsite import words
+from tenure.core import events
+from tenure.core.plan import Outcome
+from tenure.exceptions import brief
+
+_log: Final = logging.getLogger("tenure")
+_LEVELS: Final[dict[type[events.Event], int]] = {
+    events.UnitClosed: logging.DEBUG,
+    events.HookFailed: logging.ERROR,
+    events.EndTroubled: logging.ERROR,
+    events.Retried: logging.INFO,
+    events.GuardTripped: logging.WARNING,
+    events.UnitLeaked: logging.WARNING,
+    events.WorkLost: logging.WARNING,
+}
+
+
+class LogReader:
+    """The reader that ``import tenure`` puts in place."""
+
+    def wants(self, kind: type[events.Event]) -> bool:
+        """Whether the logger lets a line of this event's level through."""
+        return _log.isEnabledFor(_LEVELS[kind])
+
+    def __call__(self, event: events.Event) -> None:
+        """Write one line. No statement, parameter or password is in it."""
+        level = _LEVELS[type(event)]
+        if isinstance(event, events.UnitClosed) and event.outcome is Outcome.UNKNOWN:
+            level = logging.ERROR
+        _log.log(level, "tenure: %s", _line(event))
+
+
+def _line(event: events.Event) -> str:
+    match event:
+        case events.UnitClosed():
+            took = f"{event.seconds * 1000:.1f} ms"
+            return f"{event.unit!r} ({words(event.site)}) on {event.database!r}: {event.outcome.value}, {event.reason}, {took}"
+        case events.HookFailed():
+            return (
+                f"hook {event.hook!r} ({words(event.site)}) of {event.unit!r} failed after the outcome was known"
+                f" ({event.outcome.value}), which stands: {brief(event.error)}. [hook-failed]"
+            )
+        case events.EndTroubled():
+            return f"closing {event.unit!r} failed after it was {event.outcome.value}: {brief(event.error)}. [close-failed]"
+        case events.Retried():
+            return f"{event.unit!r} runs again as attempt {event.attempt} in {event.wait * 1000:.0f} ms: {brief(event.error)}"
+        case events.UnitLeaked():
+            return f"rolled back {event.unit!r} ({words(event.site)}): {event.why}. Use a with-block. [leaked-unit]"
+        case events.GuardTripped() | events.WorkLost():
+            return event.message

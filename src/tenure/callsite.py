@@ -36,6 +36,11 @@ def _rank(filename: str) -> int:
     return rank
 
 
+def _is_users(code: CodeType) -> bool:
+    rank = _RANKS.get(code.co_filename)
+    return (_rank(code.co_filename) if rank is None else rank) == 0
+
+
 def here(depth: int = 1) -> Site | None:
     """The innermost line of the user's code above the caller, or of an installed package if no other frame is left.
 
@@ -73,7 +78,7 @@ def of_error(error: BaseException) -> Site | None:
     trace: TracebackType | None = error.__traceback__
     while trace is not None:
         code = trace.tb_frame.f_code
-        if _RANKS.get(code.co_filename, None) == 0 or _rank(code.co_filename) == 0:
+        if _is_users(code):
             found = (code, trace.tb_lineno)
         trace = trace.tb_next
     return found
@@ -85,7 +90,7 @@ def of_task(task: Any) -> Site | None:
     coro = task.get_coro()
     while coro is not None:
         frame = getattr(coro, "cr_frame", None) or getattr(coro, "ag_frame", None) or getattr(coro, "gi_frame", None)
-        if frame is not None and (_RANKS.get(frame.f_code.co_filename, None) == 0 or _rank(frame.f_code.co_filename) == 0):
+        if frame is not None and _is_users(frame.f_code):
             found = (frame.f_code, frame.f_lineno)
         coro = getattr(coro, "cr_await", None) or getattr(coro, "ag_await", None) or getattr(coro, "gi_yieldfrom", None)
     return found

@@ -281,7 +281,7 @@ def _worker() -> str:
     import asyncio
     import threading
 
-    from tenure.core.session import describe
+    from tenure.core.guard import describe
 
     try:
         task = asyncio.current_task()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import sys
-import time
 from collections.abc import Callable, Mapping
 from typing import Any, Concatenate, ParamSpec, TypeVar, overload
 
@@ -14,10 +13,11 @@ from sqlalchemy.orm import Session
 
 from tenure import callsite
 from tenure.callsite import Site
-from tenure.core import events, options as opts, plan, retry
+from tenure.core import options as opts, plan
 from tenure.core.base import BaseDatabase
 from tenure.core.current import nobody
-from tenure.core.inject import Injection, carry_over, check, core_of, name_of
+from tenure.core.decorate import decorate
+from tenure.core.inject import name_of
 from tenure.core.options import GuardMode, Hold, UnitOptions
 from tenure.core.plan import Opening, Verdict, drive
 from tenure.core.session import UnitSession
@@ -73,7 +73,7 @@ class UnitBlock:
     def __call__(self, function: Callable[..., R]) -> Callable[..., R]: ...
     def __call__(self, function: Any) -> Any:
         """Decorate *function*: it runs in a unit, and its session parameter is filled in."""
-        return decorate(self._database, function, self._options)
+        return decorate(self._database, function, self._options, Session)
 
 
 class UnitFactory:
@@ -125,7 +125,7 @@ class UnitFactory:
             return UnitBlock(self._database, opts.unit_options(options))
         if options:
             raise BadOption("db.unit(function, …): give the options first, as @db.unit(readonly=True).")
-        return decorate(self._database, function, opts.DEFAULT)
+        return decorate(self._database, function, opts.DEFAULT, Session)
 
 
 class Database(BaseDatabase[Session]):
@@ -167,7 +167,7 @@ class Database(BaseDatabase[Session]):
         if isinstance(url_or_engine, AsyncEngine):
             raise WrongDriver("an AsyncEngine was given to Database. Use AsyncDatabase.")
         if isinstance(url_or_engine, Engine):
-            engine = _taken(url_or_engine, engine_options)
+            engine = taken(url_or_engine, engine_options)
             if engine.dialect.is_async:
                 raise WrongDriver(f"the engine's driver {engine.dialect.driver!r} is for asyncio. Use AsyncDatabase.")
         else:
@@ -257,54 +257,8 @@ def no_retry() -> UnsupportedCallable:
     )
 
 
-def _taken(engine: Any, options: Mapping[str, Any]) -> Any:
+def taken(engine: Any, options: Mapping[str, Any]) -> Any:
     if options:
         raise BadOption(f"{sorted(options)[0]}=… is an option of create_engine(), but an engine was given. Set it where that is made.")
     presets.refuse_autocommit(None, engine.get_execution_options())
     return engine
-
-
-def decorate(database: Database, function: Any, options: UnitOptions) -> Any:
-    """*function* with a unit around it."""
-    if isinstance(function, (staticmethod, classmethod)):
-        return type(function)(decorate(database, function.__func__, options))
-    check(function, is_async=False)
-    injection = Injection(function, Session)
-    site, name = callsite.of_function(core_of(function)), name_of(function)
-
-    def once(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        unit, error = _entered(database, injection, options, site, name, args, kwargs), None
-        if unit is None:
-            return function(*args, **kwargs)
-        try:
-            if injection.given(args, kwargs) is None:
-                args, kwargs = injection.place(unit.session, args, kwargs) if injection.parameter else (args, kwargs)
-            result = function(*args, **kwargs)
-            if inspect.iscoroutine(result):
-                result.close()
-                raise UnsupportedCallable(f"{name!r} returned a coroutine under a Database; its unit would end first. Use AsyncDatabase.")
-            return result
-        except BaseException as raised:
-            error = raised
-            raise
-        finally:
-            database.leave(unit, error, callsite.here(2))
-
-    def wrapper(*args: Any, **kwargs: Any) -> Any:
-        if options.retry is None:
-            return once(args, kwargs)
-        attempt = 1
-        while True:
-            try:
-                return once(args, kwargs)
-            except Exception as error:
-                attempt += 1
-                wait = retry.wait_before(attempt, options.retry, error, database.last_outcome(), )
-                if wait is None:
-                    raise
-                events.tell(events.Retried(database.name, name, attempt, wait, error))
-            time.sleep(wait)
-
-    carry_over(wrapper, function)
-    injection.hide(wrapper)
-    return wrapper

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 import weakref
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -18,36 +17,26 @@ from tenure import callsite
 from tenure.callsite import Site, words
 from tenure.core import detached, events
 from tenure.core.current import innermost_open
-from tenure.core.hold import HoldingSession, streams
+from tenure.core.guard import GuardedSession, describe, identity
+from tenure.core.hold import streams
 from tenure.core.plan import Outcome
 from tenure.engines.profile import refused_write
-from tenure.exceptions import ConcurrentUse, ForeignContext, ReadOnlyUnit, ReleaseRefused, UnitEnded
+from tenure.exceptions import ReadOnlyUnit, ReleaseRefused
 
 if TYPE_CHECKING:
     from tenure.core.unit import BaseUnit
 
-identity: Callable[[], object] = callsite.getcurrent or threading.get_ident
 # What a statement does, by the name under which SQLAlchemy visits it; for the text of an error only.
 _WRITES = {"insert": "INSERT", "update": "UPDATE", "delete": "DELETE"}
 
 
-class UnitSession(HoldingSession):
+class UnitSession(GuardedSession):
     """The session that ``db.unit`` gives: SQLAlchemy's, with an owner and an end.
 
     Overlapping use, use after the end, use in a foreign context, and a commit by code that has joined raise at the user's line.
     """
 
-    _turn: object = None  # the greenlet or thread that is in the session now
-    _operation = ""
-    _since = 0.0
-    _owner: Any = None  # the thread or task that worked here last
-    _owner_turn: object = None
-    _statement: Any = None
-    _site: Site | None = None
     _committed = False
-    _last_call = False  # the unit ended while somebody else was in the session: they close it on leaving
-    touched = False
-    is_async = False
 
     def __init__(self, unit: BaseUnit[Any], **options: Any) -> None:
         options.pop("bind", None)
@@ -61,65 +50,12 @@ class UnitSession(HoldingSession):
         self._lock = threading.Lock()
         self.sites: dict[type, Site | None] = {}  # which line loaded a class last
 
-    # -- the guard ------------------------------------------------------------------------------------
+    @property
+    def unit(self) -> BaseUnit[Any]:
+        """The unit that this session belongs to."""
+        return self._unit
 
-    def _check(self) -> None:
-        """Raise unless the unit is open and this context descends from it."""
-        here = self._var.get()()
-        unit = self._unit
-        if (here is unit or unit.ending) and not unit.ended:
-            return
-        if unit.ended:
-            self._unit.database.guard(UnitEnded(unit.obituary()))
-        elif here is None or not here.descends_from(unit):
-            who, line = self._who(), callsite.words(callsite.here(2))
-            unit.database.guard(
-                ForeignContext(
-                    f"{who} ({line}) has no part in unit {unit.name!r} ({words(unit.site)}). Start it with db.unit(function), or hand"
-                    " over with asyncio.to_thread or contextvars.copy_context().run (loop.run_in_executor copies no context)."
-                )
-            )
-
-    def _enter(self, operation: str) -> None:
-        me = identity()
-        if not self._lock.acquire(blocking=False):
-            if self._turn is me:
-                self._depth += 1
-                return
-            self._overlap(operation)
-            self._depth += 1  # the guard is off, or warns: go on as SQLAlchemy would
-            return
-        try:
-            self._check()
-        except BaseException:
-            self._lock.release()
-            raise
-        self._turn, self._operation, self._depth = me, operation, 1
-        self.touched = True
-        if self._owner_turn is not me:
-            self._owner_turn, self._owner = me, self._worker()
-        self._site = callsite.here(3)
-        self._since = time.monotonic()
-
-    def _leave(self, error: BaseException | None) -> None:
-        if self._depth > 1:
-            self._depth -= 1
-            return
-        try:
-            if self._lease is not None or self._spent or self._streams:
-                self._outermost_returned(error)
-        except BaseException as failed:
-            if error is None:
-                raise
-            error.add_note(f"tenure: the connection could not be given back ({type(failed).__name__}) and was discarded.")
-        finally:
-            self._depth = 0
-            self._turn = None
-            if self._lock.locked():
-                self._lock.release()
-            if self._last_call:
-                self._last_call = False
-                super().close()
+    # -- the way in ----------------------------------------------------------------------------------------
 
     def _through(self, operation: str, call: Callable[..., Any], *args: Any, **kw: Any) -> Any:
         """The way into the session for everything that may reach the database."""
@@ -130,35 +66,13 @@ class UnitSession(HoldingSession):
         except BaseException as failed:
             error = failed
             if isinstance(failed, DBAPIError) and self._unit.readonly and refused_write(failed):
-                line = words(self._site)
-                raise ReadOnlyUnit(self._read_only(f"{operation}() at {line}")) from failed
+                self._end_read()  # nothing in it could be lost, and PostgreSQL would refuse every further statement
+                raise ReadOnlyUnit(self._read_only(f"{operation}() at {words(self._site)}")) from failed
             raise
         finally:
             self._leave(error)
 
-    def _overlap(self, operation: str) -> None:
-        first_line = words(self._site)
-        ms = (time.monotonic() - self._since) * 1000
-        self._unit.database.guard(
-            ConcurrentUse(
-                f"{self._who()} began {operation}() at {words(callsite.here(3))} while {describe(self._owner)} is still in"
-                f" {self._operation}() ({first_line}, since {ms:.0f} ms). One session is one conversation: give each its own unit,"
-                f' {"async " if self.is_async else ""}with db.unit(propagation="new").'
-            )
-        )
-
-    def _worker(self) -> Any:
-        return threading.current_thread()
-
-    def _who(self) -> str:
-        return describe(self._worker())
-
     # -- what may not be done ---------------------------------------------------------------------------
-
-    def _part(self) -> BaseUnit[Any]:
-        """The part of the unit in which the calling code is: the unit itself, or one that has joined it."""
-        here = innermost_open(self._var.get()())
-        return self._unit if here is None or here.root is not self._unit else here
 
     def _refuse_write(self, clause: Any) -> None:
         unit = self._part()
@@ -286,26 +200,23 @@ class UnitSession(HoldingSession):
             here.refuse_unless_owner(operation)
 
     def begin(self, nested: bool = False) -> SessionTransaction:
+        """A savepoint (``begin_nested()`` comes here too), or in the unit's own code an explicit transaction."""
         if nested:
-            return self.begin_nested()
+            return self._through("begin_nested", self._begin_nested)  # type: ignore[no-any-return]
         self._check()
         self._own("begin")
         self.touched = self._explicit = True
         return super().begin()
 
-    def begin_nested(self) -> SessionTransaction:
+    def _begin_nested(self) -> SessionTransaction:
         self._must_pin += 1
         try:
-            return self._through("begin_nested", self._begin_nested)  # type: ignore[no-any-return]
+            if not self._pinned:
+                self._pin()
+            self.wrote = self.wrote or not self._unit.readonly
+            return super().begin(nested=True)
         finally:
             self._must_pin -= 1
-
-    def _begin_nested(self) -> SessionTransaction:
-        self._set_aside()
-        if not self._pinned:
-            self._pin()
-        self.wrote = self.wrote or not self._unit.readonly
-        return super().begin_nested()
 
     def commit(self) -> None:
         """In the unit's own code a checkpoint: commits, runs the hooks registered so far, and goes on."""
@@ -415,23 +326,7 @@ class UnitSession(HoldingSession):
         if not self._unit.ending and self._unit.has_due:
             self._unit.database.run_hooks_here(self._unit, self._unit.take_due())
 
-    # -- what the ledger asks -----------------------------------------------------------------------------------------
-
-    def _holder(self) -> UnitSession:
-        return self
-
-    def _loads(self, mapper: Any) -> None:
-        self.sites[getattr(mapper, "class_", mapper)] = self._site
-
-    def holding(self) -> tuple[str, Site | None, str, str | None, bool]:
-        statement = None if self._statement is None else str(self._statement)
-        return self._unit.name, self._unit.site, describe(self._owner), statement, self._turn is not None
-
-    def owner_is_gone(self) -> bool:
-        owner = self._owner() if isinstance(self._owner, weakref.ref) else self._owner
-        if isinstance(owner, threading.Thread):
-            return not owner.is_alive()
-        return owner is None or (isinstance(owner, asyncio.Task) and owner.done())
+    # -- an owner that is gone ----------------------------------------------------------------------------------
 
     def reclaim(self) -> None:
         """Roll back in place of an owner that is gone, so that its connection can be used."""
@@ -447,7 +342,7 @@ class UnitSession(HoldingSession):
             unit.database.warn_leak(events.UnitLeaked(unit.database.name, unit.name, unit.site, why))
 
     def statement_failed(self, error: BaseException) -> None:
-        if self._pinned and not self._unit.ending:
+        if self._pinned and not self._unit.ending and not self._unit.readonly:
             self._unit.failed(error, self._site)
 
 
@@ -462,15 +357,6 @@ class AsyncioUnitSession(UnitSession):
         except RuntimeError:  # no loop runs in this thread
             task = None
         return threading.current_thread() if task is None else weakref.ref(task)
-
-
-def describe(owner: Any) -> str:
-    """``thread 'Thread-3'`` or ``task 'fetch_a'``."""
-    if isinstance(owner, weakref.ref):
-        owner = owner()
-    if isinstance(owner, asyncio.Task):
-        return f"task {owner.get_name()!r}"
-    return f"thread {owner.name!r}" if isinstance(owner, threading.Thread) else "an owner that is gone"
 
 
 @event.listens_for(UnitSession, "after_transaction_end")

@@ -101,7 +101,7 @@ class BaseUnit(Generic[S]):
         if self.site is None:
             return "unit"
         function = self.site[0].co_name
-        return words((self.site[0], self.site[1])) if function == "<module>" else function
+        return words(self.site).partition(":")[0] if function == "<module>" else function
 
     @property
     def session(self) -> S:

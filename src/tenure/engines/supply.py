@@ -122,6 +122,14 @@ class Supply:
             if holder is not None and holder.owner_is_gone():
                 holder.reclaim()
 
+    def close(self) -> None:
+        """Refuse every further connection."""
+        if not self.closed:
+            self.closed = True
+            event.remove(self.engine, "commit", self._commit_is_sent)
+            if self.profile.failure_spoils:
+                event.remove(self.engine, "handle_error", self._statement_failed)
+
     def _connect(self, engine: Engine) -> Connection:
         if self.closed:
             raise DatabaseClosed(f"{self.name!r} was closed. Make a new Database, or close this one later.")

@@ -1,0 +1,260 @@
+"""AsyncDatabase: the asyncio shell. It carries out what ``base``, ``plan`` and ``unit`` decide."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import sys
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Concatenate, ParamSpec, TypeVar, overload
+
+from sqlalchemy.engine import URL, Engine
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+from sqlalchemy.util import await_only, greenlet_spawn
+
+from tenure import callsite
+from tenure.callsite import Site
+from tenure.core import options as opts, plan
+from tenure.core.base import BaseDatabase, attach
+from tenure.core.current import nobody
+from tenure.core.database import leaving, no_retry, taken
+from tenure.core.decorate import adecorate
+from tenure.core.options import GuardMode, Hold, UnitOptions
+from tenure.core.plan import Opening, Plan, Step, Verdict, adrive, drive
+from tenure.core.session import AsyncioUnitSession, UnitSession
+from tenure.core.shield import finish
+from tenure.core.unit import BaseUnit, Hook
+from tenure.engines import presets, sqlite
+from tenure.exceptions import BadOption, WrongDriver
+
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
+
+
+class AsyncUnit(BaseUnit[AsyncSession]):
+    """A unit of an ``AsyncDatabase``."""
+
+    async def release(self) -> None:
+        """Give the connection back now; the next statement takes one again.
+
+        Raises:
+            ReleaseRefused: Something is unwritten, uncommitted or still being read.
+
+        """
+        if self.door is not None:
+            await greenlet_spawn(self.door.release)
+
+
+class AsyncUnitBlock:
+    """What ``db.unit(...)`` gives: a context manager and a decorator. It can be used again; each entry is a new unit."""
+
+    __slots__ = ("_database", "_open", "_options")
+
+    def __init__(self, database: AsyncDatabase, options: UnitOptions) -> None:
+        self._database = database
+        self._options = options
+        self._open: list[BaseUnit[AsyncSession]] = []
+
+    async def __aenter__(self) -> AsyncSession:
+        if self._options.retry is not None:
+            raise no_retry()
+        unit = await self._database.enter(self._options, callsite.of_frame(sys._getframe(1)))
+        self._open.append(unit)
+        return unit.session
+
+    async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        unit = leaving(self._open, self._database.current_place.here())
+        await self._database.leave(unit, error, callsite.of_frame(sys._getframe(1)))
+
+    @overload
+    def __call__(self, function: Callable[Concatenate[AsyncSession, P], Awaitable[R]]) -> Callable[P, Awaitable[R]]: ...
+    @overload
+    def __call__(
+        self, function: Callable[Concatenate[T, AsyncSession, P], Awaitable[R]]
+    ) -> Callable[Concatenate[T, P], Awaitable[R]]: ...
+    @overload
+    def __call__(self, function: Callable[..., Awaitable[R]]) -> Callable[..., Awaitable[R]]: ...
+    def __call__(self, function: Any) -> Any:
+        """Decorate coroutine *function*: it runs in a unit, and its session parameter is filled in."""
+        return adecorate(self._database, function, self._options, AsyncSession)
+
+
+class AsyncUnitFactory:
+    """``db.unit``: called with a coroutine function it decorates it, called with options it gives an ``AsyncUnitBlock``."""
+
+    __slots__ = ("_database",)
+
+    def __init__(self, database: AsyncDatabase) -> None:
+        self._database = database
+
+    @overload
+    def __call__(self, function: Callable[Concatenate[AsyncSession, P], Awaitable[R]], /) -> Callable[P, Awaitable[R]]: ...
+    @overload
+    def __call__(
+        self, function: Callable[Concatenate[T, AsyncSession, P], Awaitable[R]], /
+    ) -> Callable[Concatenate[T, P], Awaitable[R]]: ...
+    @overload
+    def __call__(self, function: Callable[..., Awaitable[R]], /) -> Callable[..., Awaitable[R]]: ...
+    @overload
+    def __call__(
+        self,
+        *,
+        readonly: bool = ...,
+        propagation: opts.Propagation = ...,
+        isolation: str | None = ...,
+        hold: Hold | None = ...,
+        retry: opts.Retry | int | None = ...,
+        settings: Mapping[str, str | int | float | bool] = ...,
+        name: str | None = ...,
+    ) -> AsyncUnitBlock: ...
+    def __call__(self, function: Any = None, /, **options: Any) -> Any:
+        """Open, join or decorate; the options are those of ``Database.unit``."""
+        if function is None:
+            return AsyncUnitBlock(self._database, opts.unit_options(options))
+        if options:
+            raise BadOption("db.unit(function, …): give the options first, as @db.unit(readonly=True).")
+        return adecorate(self._database, function, opts.DEFAULT, AsyncSession)
+
+
+class AsyncDatabase(BaseDatabase[AsyncSession]):
+    """One database for asyncio. The arguments are those of ``Database``, with an ``AsyncEngine`` or a URL of an asyncio driver.
+
+    Args:
+        finish_within: Seconds that COMMIT or ROLLBACK, and the close after it, may take once the task is cancelled; then they
+            are cancelled too and the connection is discarded. Default 10.
+
+    """
+
+    session_class = AsyncioUnitSession
+    unit_class = AsyncUnit
+    is_async = True
+
+    def __init__(
+        self,
+        url_or_engine: str | URL | AsyncEngine,
+        *,
+        name: str | None = None,
+        isolation: str | None = None,
+        hold: Hold = "auto",
+        guards: Mapping[str, GuardMode] | GuardMode | None = None,
+        session_options: Mapping[str, Any] | None = None,
+        finish_within: float = 10.0,
+        **engine_options: Any,
+    ) -> None:
+        if isinstance(finish_within, bool) or not isinstance(finish_within, (int, float)) or finish_within <= 0:
+            raise BadOption(f"finish_within={finish_within!r}: give seconds, more than 0.")
+        self._owns_engine = not isinstance(url_or_engine, AsyncEngine)
+        if isinstance(url_or_engine, Engine):
+            raise WrongDriver("an Engine was given to AsyncDatabase. Use Database, or create_async_engine().")
+        if isinstance(url_or_engine, AsyncEngine):
+            engine = taken(url_or_engine, engine_options)
+        else:
+            engine = presets.make_async_engine(presets.parse(url_or_engine), engine_options)
+        super().__init__(
+            engine.sync_engine, name=name, isolation=isolation, hold=hold, guards=guards, session_options=session_options
+        )
+        self._anchor = sqlite.anchor(engine.url)
+        self._finish_within = finish_within
+        self.engine: AsyncEngine = engine
+        self.unit = AsyncUnitFactory(self)
+
+    async def close(self) -> None:
+        """Refuse new connections, and close those of an engine that was made from a URL. An engine taken as it was stays open."""
+        self.supply.close()
+        if self._owns_engine:
+            await self.engine.dispose()
+        if self._anchor is not None:
+            self._anchor.close()
+
+    # -- the shell ------------------------------------------------------------------------------------
+
+    def new_session(self, unit: BaseUnit[AsyncSession]) -> tuple[AsyncSession, UnitSession]:
+        """A session for *unit*."""
+        session = AsyncSession(sync_session_class=self.session_class, unit=unit, **self.session_options)
+        door = session.sync_session
+        assert isinstance(door, UnitSession)
+        return session, door
+
+    async def enter(
+        self, options: UnitOptions, site: Site | None, *, name: str | None = None, under: BaseUnit[AsyncSession] | None = None
+    ) -> BaseUnit[AsyncSession]:
+        """Open or join a unit; for hosts. Every call needs its ``leave``."""
+        if options.isolation is not None and self.supply.known_isolation() is None:
+            await greenlet_spawn(self.supply.default_isolation)
+        unit, how = self.open_unit(options, site, name=name, under=under)
+        if how is not Opening.OWN:
+            try:
+                await adrive(self.beginning(unit, how), _acting(unit))
+            except BaseException as error:
+                self.finished(unit, self.joined_end(unit, error), site)
+                raise
+        return unit
+
+    async def leave(
+        self, unit: BaseUnit[AsyncSession], error: BaseException | None, site: Site | None, settled: Verdict | None = None
+    ) -> None:
+        """End what ``enter`` gave. *error* is what the body raised; it is raised again by the caller."""
+        ending = self.ending(unit, error, settled)
+        cancelled: asyncio.CancelledError | None = None
+        if ending is None:
+            verdict = self.joined_end(unit, error)
+        else:
+            verdict, cancelled = await self._end(ending, unit, error)
+        if hooks := self.finished(unit, verdict, site):
+            if cancelled is None:
+                await self._run_hooks(unit, hooks)
+            else:
+                await finish(self._run_hooks(unit, hooks), self._finish_within, cancelled=True)
+        if cancelled is not None:
+            attach(cancelled, verdict.outcome)
+            raise cancelled from verdict.error
+        if verdict.error is not None and verdict.error is not error:
+            raise verdict.error
+
+    async def _end(
+        self, ending: Plan, unit: BaseUnit[AsyncSession], error: BaseException | None
+    ) -> tuple[Verdict, asyncio.CancelledError | None]:
+        if unit.door is None or not unit.door.touched:
+            return drive(ending, unit.act), None  # nothing was begun: no I/O
+        was_cancelled = isinstance(error, asyncio.CancelledError)
+        return await finish(adrive(ending, _acting(unit)), self._finish_within, cancelled=was_cancelled)
+
+    async def settle(self, unit: BaseUnit[AsyncSession], error: BaseException | None) -> Verdict:
+        """Settle the outcome of a unit that stays open for reading, and run its hooks; for hosts that answer afterwards."""
+        unit.ending = True
+        verdict, cancelled = await self._end(plan.settle(error, unit), unit, error)
+        unit.settled, unit.ending, unit.outcome = True, False, verdict.outcome
+        if hooks := unit.take_hooks(verdict.outcome):
+            await self._run_hooks(unit, hooks)
+        if cancelled is not None:
+            attach(cancelled, verdict.outcome)
+            raise cancelled from verdict.error
+        return verdict
+
+    async def _run_hooks(self, unit: BaseUnit[AsyncSession], hooks: list[Hook]) -> None:
+        token = self.current_place.set(nobody)
+        try:
+            failed = await adrive(plan.each(hooks), _call)
+        finally:
+            self.current_place.reset(token)
+        interruption = self.report_hooks(unit, failed)
+        if interruption is not None:
+            raise interruption
+
+    def run_hooks_here(self, unit: BaseUnit[AsyncSession], hooks: list[Hook]) -> None:
+        """Run hooks after a checkpoint, from within SQLAlchemy's greenlet."""
+        await_only(self._run_hooks(unit, hooks))
+
+
+async def _call(hook: Hook) -> None:
+    result = hook()
+    if inspect.isawaitable(result):
+        await result
+
+
+def _acting(unit: BaseUnit[AsyncSession]) -> Callable[[Step], Awaitable[None]]:
+    def act(step: Step) -> Awaitable[None]:
+        return greenlet_spawn(unit.act, step)
+
+    return act

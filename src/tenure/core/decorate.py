@@ -1,0 +1,132 @@
+"""A function with a unit around it: the wrappers that ``@db.unit`` puts in its place, for threads and for asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import time
+from typing import TYPE_CHECKING, Any
+
+from tenure import callsite
+from tenure.core import events, retry
+from tenure.core.inject import Injection, carry_over, check, core_of, name_of
+from tenure.core.options import UnitOptions
+from tenure.core.unit import BaseUnit
+from tenure.exceptions import UnsupportedCallable
+
+if TYPE_CHECKING:
+    from tenure.core.aio import AsyncDatabase
+    from tenure.core.base import BaseDatabase
+    from tenure.core.database import Database
+
+
+class Carried:
+    """A decorated function, and what both wrappers decide about a call of it."""
+
+    def __init__(self, database: BaseDatabase[Any], function: Any, options: UnitOptions, session_class: type) -> None:
+        check(function, is_async=database.is_async)
+        self.database = database
+        self.function = function
+        self.options = options
+        self.injection = Injection(function, session_class)
+        self.site = callsite.of_function(core_of(function))
+        self.name = name_of(function)
+
+    def under(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[bool, BaseUnit[Any] | None]:
+        """Whether a session was passed by hand, and the unit it belongs to, which the call then joins."""
+        given = self.injection.given(args, kwargs)
+        door = getattr(given, "sync_session", given)
+        unit: BaseUnit[Any] | None = getattr(door, "unit", None)
+        return given is not None, unit
+
+    def call(self, unit: BaseUnit[Any], given: bool, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call the function with the unit's session in its place."""
+        if not given and self.injection.parameter is not None:
+            args, kwargs = self.injection.place(unit.session, args, kwargs)
+        return self.function(*args, **kwargs)
+
+    def wait(self, attempt: int, unit: BaseUnit[Any], error: Exception) -> float | None:
+        """Seconds to wait before another attempt, or None when there is to be none."""
+        if self.options.retry is None:
+            return None
+        seconds = retry.wait_before(attempt, self.options.retry, error, unit.outcome)
+        if seconds is not None:
+            events.tell(events.Retried(self.database.name, unit.name, attempt, seconds, error))
+        return seconds
+
+    def dress(self, wrapper: Any) -> Any:
+        """Let *wrapper* look like the function, without its session parameter."""
+        carry_over(wrapper, self.function)
+        self.injection.hide(wrapper)
+        return wrapper
+
+
+def decorate(database: Database, function: Any, options: UnitOptions, session_class: type) -> Any:
+    """*function* with a unit of *database* around it."""
+    if isinstance(function, (staticmethod, classmethod)):
+        return type(function)(decorate(database, function.__func__, options, session_class))
+    carried = Carried(database, function, options, session_class)
+
+    def once(unit: BaseUnit[Any], given: bool, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        try:
+            result = carried.call(unit, given, args, kwargs)
+            if inspect.iscoroutine(result):
+                result.close()
+                raise UnsupportedCallable(f"{carried.name!r} returned a coroutine; its unit would end before that runs. Use AsyncDatabase.")
+        except BaseException as error:
+            database.leave(unit, error, callsite.here(2))
+            raise
+        database.leave(unit, None, callsite.here(2))
+        return result
+
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        given, under = carried.under(args, kwargs)
+        if given and under is None:  # a session of the caller's own: its life is the caller's business
+            return function(*args, **kwargs)
+        attempt = 1
+        while True:
+            unit = database.enter(options, carried.site, name=carried.name, under=under)
+            try:
+                return once(unit, given, args, kwargs)
+            except Exception as error:
+                attempt += 1
+                seconds = carried.wait(attempt, unit, error)
+                if seconds is None:
+                    raise
+            time.sleep(seconds)
+
+    return carried.dress(wrapper)
+
+
+def adecorate(database: AsyncDatabase, function: Any, options: UnitOptions, session_class: type) -> Any:
+    """Coroutine *function* with a unit of *database* around it."""
+    if isinstance(function, (staticmethod, classmethod)):
+        return type(function)(adecorate(database, function.__func__, options, session_class))
+    carried = Carried(database, function, options, session_class)
+
+    async def once(unit: BaseUnit[Any], given: bool, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        try:
+            result = await carried.call(unit, given, args, kwargs)
+        except BaseException as error:
+            await database.leave(unit, error, callsite.here(2))
+            raise
+        await database.leave(unit, None, callsite.here(2))
+        return result
+
+    async def wrapper(*args: Any, **kwargs: Any) -> Any:
+        given, under = carried.under(args, kwargs)
+        if given and under is None:
+            return await function(*args, **kwargs)
+        attempt = 1
+        while True:
+            unit = await database.enter(options, carried.site, name=carried.name, under=under)
+            try:
+                return await once(unit, given, args, kwargs)
+            except Exception as error:
+                attempt += 1
+                seconds = carried.wait(attempt, unit, error)
+                if seconds is None:
+                    raise
+            await asyncio.sleep(seconds)
+
+    return carried.dress(wrapper)

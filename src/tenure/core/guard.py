@@ -1,0 +1,151 @@
+"""Who may use a session, and when: one at a time, in a context that descends from its unit, until the unit ends."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from tenure import callsite
+from tenure.callsite import Site, words
+from tenure.core.current import innermost_open
+from tenure.core.hold import HoldingSession
+from tenure.exceptions import ConcurrentUse, ForeignContext, UnitEnded
+
+if TYPE_CHECKING:
+    from contextvars import ContextVar
+
+    from tenure.core.current import Place
+    from tenure.core.unit import BaseUnit
+
+# Tells two users of a session apart: each call of an AsyncSession runs in a greenlet of its own, and so do gevent's and
+# eventlet's workers. Without greenlet installed there are threads only.
+identity: Callable[[], object] = callsite.getcurrent or threading.get_ident
+
+
+class GuardedSession(HoldingSession):
+    """A session that knows who is in it. Each way in goes through ``_enter`` and ``_leave``."""
+
+    touched = False  # used at all, so that there may be something to end
+    is_async = False
+    _var: ContextVar[Place]
+    _lock: threading.Lock
+    _turn: object = None  # the greenlet or thread that is in the session now
+    _operation = ""
+    _since = 0.0
+    _owner: Any = None  # the thread or task that worked here last
+    _owner_turn: object = None
+    _statement: Any = None
+    _site: Site | None = None
+    _last_call = False  # the unit ended while somebody else was in the session: they close it on leaving
+
+    def _check(self) -> None:
+        """Raise unless the unit is open and this context descends from it."""
+        here = self._var.get()()
+        unit = self._unit
+        if (here is unit or unit.ending) and not unit.ended:
+            return
+        if unit.ended:
+            self._unit.database.guard(UnitEnded(unit.obituary()))
+        elif here is None or not here.descends_from(unit):
+            who, line = self._who(), callsite.words(callsite.here(2))
+            unit.database.guard(
+                ForeignContext(
+                    f"{who} ({line}) has no part in unit {unit.name!r} ({words(unit.site)}). Start it with db.unit(function), or hand"
+                    " over with asyncio.to_thread or contextvars.copy_context().run (loop.run_in_executor copies no context)."
+                )
+            )
+
+    def _enter(self, operation: str) -> None:
+        me = identity()
+        if not self._lock.acquire(blocking=False):
+            if self._turn is me:
+                self._depth += 1
+                return
+            self._overlap(operation)
+            self._depth += 1  # the guard is off, or warns: go on as SQLAlchemy would
+            return
+        try:
+            self._check()
+        except BaseException:
+            self._lock.release()
+            raise
+        self._turn, self._operation, self._depth = me, operation, 1
+        self.touched = True
+        if self._owner_turn is not me:
+            self._owner_turn, self._owner = me, self._worker()
+        self._site = callsite.here(3)
+        self._since = time.monotonic()
+
+    def _leave(self, error: BaseException | None) -> None:
+        if self._depth > 1:
+            self._depth -= 1
+            return
+        try:
+            if self._lease is not None or self._spent or self._streams:
+                self._outermost_returned(error)
+        except BaseException as failed:
+            if error is None:
+                raise
+            error.add_note(f"tenure: the connection could not be given back ({type(failed).__name__}) and was discarded.")
+        finally:
+            self._depth = 0
+            self._turn = None
+            if self._lock.locked():
+                self._lock.release()
+            if self._last_call:
+                self._last_call = False
+                super().close()
+
+    def _overlap(self, operation: str) -> None:
+        first_line = words(self._site)
+        ms = (time.monotonic() - self._since) * 1000
+        self._unit.database.guard(
+            ConcurrentUse(
+                f"{self._who()} began {operation}() at {words(callsite.here(3))} while {describe(self._owner)} is still in"
+                f" {self._operation}() ({first_line}, since {ms:.0f} ms). One session is one conversation: give each its own unit,"
+                f' {"async " if self.is_async else ""}with db.unit(propagation="new").'
+            )
+        )
+
+    def _worker(self) -> Any:
+        return threading.current_thread()
+
+    def _who(self) -> str:
+        return describe(self._worker())
+
+    def _part(self) -> BaseUnit[Any]:
+        """The part of the unit in which the calling code is: the unit itself, or one that has joined it."""
+        here = innermost_open(self._var.get()())
+        return self._unit if here is None or here.root is not self._unit else here
+
+    # -- what the ledger asks -----------------------------------------------------------------------------------------
+
+    def _holder(self) -> UnitSession:
+        return self
+
+    def _loads(self, mapper: Any) -> None:
+        self.sites[getattr(mapper, "class_", mapper)] = self._site
+
+    def holding(self) -> tuple[str, Site | None, str, str | None, bool]:
+        statement = None if self._statement is None else str(self._statement)
+        return self._unit.name, self._unit.site, describe(self._owner), statement, self._turn is not None
+
+    def owner_is_gone(self) -> bool:
+        owner = self._owner() if isinstance(self._owner, weakref.ref) else self._owner
+        if isinstance(owner, threading.Thread):
+            return not owner.is_alive()
+        return owner is None or (isinstance(owner, asyncio.Task) and owner.done())
+
+
+
+def describe(owner: Any) -> str:
+    """``thread 'Thread-3'`` or ``task 'fetch_a'``."""
+    if isinstance(owner, weakref.ref):
+        owner = owner()
+    if isinstance(owner, asyncio.Task):
+        return f"task {owner.get_name()!r}"
+    return f"thread {owner.name!r}" if isinstance(owner, threading.Thread) else "an owner that is gone"

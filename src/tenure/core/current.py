@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from contextvars import ContextVar, Token
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
 
 if TYPE_CHECKING:
     from tenure.core.unit import BaseUnit
@@ -12,7 +13,6 @@ if TYPE_CHECKING:
 Place: TypeAlias = "Callable[[], BaseUnit[Any] | None]"
 
 
-@runtime_checkable
 class Slot(Protocol):
     """A place at which a unit opens when it is first asked for, as a web request is."""
 
@@ -48,7 +48,7 @@ class Current:
         place = self.var.get()
         unit = place()
         if unit is None:
-            return place.open() if place is not nobody and isinstance(place, Slot) else None
+            return None if place is nobody or isinstance(place, weakref.ref) else cast("Slot", place).open()
         return innermost_open(unit)
 
     def set(self, place: Place) -> Token[Place]:

@@ -7,6 +7,8 @@ import inspect
 import time
 from typing import TYPE_CHECKING, Any
 
+from sqlalchemy.orm import Session
+
 from tenure import callsite
 from tenure.core import events, retry
 from tenure.core.inject import Injection, carry_over, check, core_of, name_of
@@ -130,3 +132,22 @@ def adecorate(database: AsyncDatabase, function: Any, options: UnitOptions, sess
             await asyncio.sleep(seconds)
 
     return carried.dress(wrapper)
+
+
+def fill(database: Database, function: Any) -> Any:
+    """*function* with its session parameter filled in from the current unit; *function* itself if it has none.
+
+    For hosts whose request is a unit already: the function is that unit's own code, and may be a generator.
+    """
+    injection = Injection(function, Session)
+    if injection.parameter is None:
+        return function
+
+    def filled(*args: Any, **kwargs: Any) -> Any:
+        if injection.given(args, kwargs) is None:
+            args, kwargs = injection.place(database.session, args, kwargs)
+        return function(*args, **kwargs)
+
+    carry_over(filled, function)
+    injection.hide(filled)
+    return filled

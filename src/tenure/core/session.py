@@ -279,6 +279,13 @@ class UnitSession(GuardedSession):
         elif savepoint in self.savepoints():
             self._through("rollback", savepoint.rollback)
 
+    def unsaved(self) -> str | None:
+        """What a rollback would lose now, in words."""
+        count = len(self.new) + len(self.deleted) + sum(1 for one in self.dirty if self.is_modified(one))
+        if count:
+            return f"{count} object{'s' * (count > 1)} not written yet"
+        return f"work not committed, last {self._operation}() at {words(self._site)}," if self._pinned and self.wrote else None
+
     def release(self) -> None:
         """Give the connection back now.
 
@@ -286,10 +293,8 @@ class UnitSession(GuardedSession):
             ReleaseRefused: Something is unwritten, uncommitted or still being read.
 
         """
-        if self.new or self.deleted or any(self.is_modified(one) for one in self.dirty):
-            self._refuse_release("objects that are not written yet")
-        if self._pinned and (self.wrote or self.in_nested_transaction()):
-            self._refuse_release("work that is not committed")
+        if (unsaved := self.unsaved()) or self.in_nested_transaction():
+            self._refuse_release(unsaved or "an open savepoint")
         self._check()
         self._end_read()
 

@@ -1,0 +1,39 @@
+"""APScheduler 3: each firing of a job is a unit, named after the job."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+from apscheduler.executors.base import BaseExecutor
+
+from tenure.core.aio import AsyncDatabase
+from tenure.core.database import Database
+
+E = TypeVar("E", bound=BaseExecutor)
+
+
+def in_units(executor: E, database: Database | AsyncDatabase) -> E:
+    """Have *executor* run each firing in a unit of *database*: ``executors={"default": in_units(ThreadPoolExecutor(4), db)}``.
+
+    A firing commits when its job returns and rolls back when it raises; APScheduler then reports the error as ever. Overlapping
+    firings have separate units. Works with executors that run in this process: threads, asyncio, gevent. For a process pool, and
+    for a job with a parameter for its session, decorate the job itself with ``@db.unit``.
+    """
+    submit = executor.submit_job
+
+    def submit_job(job: Any, run_times: Any) -> Any:
+        return submit(_JobInUnit(job, database), run_times)
+
+    executor.submit_job = submit_job
+    return executor
+
+
+class _JobInUnit:
+    """A job as the executor sees it: its function has a unit around it. The stored job stays as it is."""
+
+    def __init__(self, job: Any, database: Database | AsyncDatabase) -> None:
+        self._job = job
+        self.func = database.unit(name=job.name)(job.func)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._job, name)

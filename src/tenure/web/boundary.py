@@ -1,0 +1,201 @@
+"""One request is one unit: when it opens, what its answer means, when it has ended. Every host asks here; none decides.
+
+A request is in one of three phases. Until ``settle`` the handler works, and the unit opens when it is first asked for. ``settle``
+comes when the status is known and before the first byte leaves: it commits or rolls back. From then on the body is sent and may
+read, but must not write. ``finish`` ends it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from contextvars import Token
+from typing import Any, Final, Literal, TypeAlias, get_args
+
+from tenure import callsite
+from tenure.callsite import words
+from tenure.core import events
+from tenure.core.base import BaseDatabase
+from tenure.core.current import Place
+from tenure.core.database import Database
+from tenure.core.options import UnitOptions
+from tenure.core.plan import Verdict
+from tenure.core.unit import BaseUnit
+from tenure.exceptions import BadOption, LostWork
+
+CommitIf: TypeAlias = Callable[[int], bool]
+Commit: TypeAlias = Literal["auto", "explicit"]
+
+_WORK: Final = UnitOptions()
+_LATE: Final = UnitOptions(readonly=True)
+_OPENING: Final = threading.Lock()  # two threads of one request may ask first at the same time
+
+
+def keeps(status: int) -> bool:
+    """The rule for what an answer means: below 400 its work is kept."""
+    return status < 400
+
+
+class Boundary:
+    """What one application has decided about its requests.
+
+    Args:
+        database: Whose units the requests are.
+        commit_if: Replaces the rule: gets the status, says whether the request's work is kept. Default: below 400.
+        commit: ``"auto"`` (default) commits by that rule. ``"explicit"`` is for code that calls ``commit()`` itself: what it has
+            not committed is rolled back, and a warning names the line where work was lost.
+
+    Raises:
+        BadOption: An argument has a wrong type or value.
+
+    """
+
+    serves: type[BaseDatabase[Any]] = BaseDatabase
+
+    def __init__(self, database: BaseDatabase[Any], *, commit_if: CommitIf | None = None, commit: Commit = "auto") -> None:
+        if not isinstance(database, self.serves):
+            raise BadOption(f"{type(database).__name__} is not a {self.serves.__name__}. Give the one whose units the requests are to be.")
+        if commit not in get_args(Commit):
+            raise BadOption(f"commit={commit!r}: give 'auto' or 'explicit'.")
+        if commit_if is not None and not callable(commit_if):
+            raise BadOption(f"commit_if={commit_if!r}: give a function of the status that says whether the work is kept.")
+        if commit == "explicit" and commit_if is not None:
+            raise BadOption("commit_if= has no say with commit='explicit'. Give one of them.")
+        self.database = database
+        self.keeps = commit_if or keeps
+        self.explicit = commit == "explicit"
+
+    def inside(self) -> bool:
+        """Whether a request of this database is under way here already, as within a mounted application."""
+        place = self.database.current_place.var.get()
+        return isinstance(place, Request) and not place.over
+
+
+class Request:
+    """One request: the place at which its unit opens. Made at its begin, when it costs next to nothing.
+
+    Args:
+        boundary: What the application has decided.
+        name: ``GET /path``.
+
+    """
+
+    __slots__ = ("__weakref__", "boundary", "name", "over", "settled", "token", "unit")
+
+    def __init__(self, boundary: Boundary, name: str) -> None:
+        self.boundary = boundary
+        self.name = name
+        self.unit: BaseUnit[Any] | None = None
+        self.settled: Verdict | None = None
+        self.over = False
+        self.token: Token[Place] | None = boundary.database.current_place.var.set(self)
+
+    def __call__(self) -> BaseUnit[Any] | None:
+        """The request's unit, if something has asked for it."""
+        return self.unit
+
+    def open(self) -> BaseUnit[Any] | None:
+        """The request's unit, opened now if nothing has asked before; None when the request is over."""
+        if self.over or self.unit is not None:
+            return None if self.over else self.unit
+        with _OPENING:
+            if self.unit is None:
+                database = self.boundary.database
+                options = _WORK if self.settled is None else _LATE
+                self.unit = database.unit_class(database, options, callsite.here(2), name=self.name)
+        return self.unit
+
+    # -- where it is current ----------------------------------------------------------------------------
+
+    def enter(self) -> Token[Place]:
+        """Make the request current again, as for a part of its body; give the token to ``leave``."""
+        return self.boundary.database.current_place.var.set(self)
+
+    def leave(self, token: Token[Place] | None) -> None:
+        """Make current what was before. Threads are used again: nothing of this request may stay behind."""
+        if token is not None:
+            self.boundary.database.current_place.reset(token)
+
+    # -- what the answer means ------------------------------------------------------------------------------
+
+    def decide(self, status: int, error: BaseException | None) -> BaseUnit[Any] | None:
+        """The unit to settle for an answer with *status*, told to roll back if that is what the answer means."""
+        unit = self.unit
+        if unit is None:
+            return None
+        unit.reason = f"status {status}" if error is None else type(error).__name__
+        if error is None and self.boundary.explicit:
+            self._leave_nothing(unit, status)
+        elif error is None and not self.boundary.keeps(status):
+            unit.rollback_only(f"status {status}")
+        return unit
+
+    def _leave_nothing(self, unit: BaseUnit[Any], status: int) -> None:
+        """What the application has not committed is rolled back; that is worth a warning when the answer promises success."""
+        lost = None if unit.door is None else unit.door.unsaved()
+        if lost is None:
+            return
+        unit.rollback_only(f"{lost}, never committed")
+        if keeps(status):
+            self._warn(f"{unit.name!r} answered {status}, but {lost} ({words(unit.site)}) was never committed and is lost. Call commit().")
+
+    def _warn(self, message: str) -> None:
+        events.tell(events.WorkLost(self.boundary.database.name, self.name, str(LostWork(message))))
+
+    def check_body(self) -> None:
+        """Warn of what the body left unwritten: nothing will store it."""
+        unit = self.unit
+        if unit is not None and unit.door is not None and not unit.ended and (lost := unit.door.unsaved()):
+            self._warn(f"{unit.name!r}: {lost} came while the body was sent ({words(unit.site)}) and is lost. Use a unit of its own.")
+
+
+class BlockingBoundary(Boundary):
+    """What an application on a host that blocks has decided: its database must be a ``Database``."""
+
+    serves = Database
+
+
+class BlockingRequest(Request):
+    """A request of a ``Database``, on a host that blocks."""
+
+    __slots__ = ()
+
+    def settle(self, status: int, error: BaseException | None = None) -> None:
+        """Commit or roll back, before the first byte leaves. Once: later calls do nothing.
+
+        Args:
+            status: The status of the answer.
+            error: What the handler raised, if it raised something that is not itself an answer.
+
+        Raises:
+            Exception: The COMMIT failed, or a failure had been swallowed; the answer must be an error.
+
+        """
+        if self.settled is not None:
+            return
+        unit = self.decide(status, error)
+        self.settled = Verdict(events.Outcome.READ_ONLY)
+        if unit is not None:
+            verdict = self._database.settle(unit, error)
+            self.settled = Verdict(verdict.outcome)
+            if verdict.error is not None and verdict.error is not error:
+                raise verdict.error
+
+    def finish(self, error: BaseException | None = None) -> None:
+        """The body was sent, or the client has left: the unit ends. Once, from any thread; later calls do nothing."""
+        if self.over:
+            return
+        try:
+            if self.settled is None:  # the host gave up before there was a status
+                self.settle(500, error or RuntimeError("the request ended without an answer"))
+        finally:
+            self.check_body()
+            self.over = True
+            if self.unit is not None:
+                self._database.leave(self.unit, error, callsite.here(2), self.settled)
+
+    @property
+    def _database(self) -> Database:
+        database = self.boundary.database
+        assert isinstance(database, Database)
+        return database

@@ -1,0 +1,123 @@
+"""web.py: ``app.add_processor(processor(db))``."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import web
+
+from tenure.core.database import Database
+from tenure.core.decorate import fill
+from tenure.web.boundary import BlockingBoundary, BlockingRequest, Commit, CommitIf
+
+_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+
+
+def processor(database: Database, *, commit_if: CommitIf | None = None, commit: Commit = "auto") -> Callable[[Callable[[], Any]], Any]:
+    """A processor that gives each request its unit, and ``def GET(self, session)`` its session.
+
+    Args:
+        database: Whose units the requests are.
+        commit_if: Replaces the rule that a status below 400 commits.
+        commit: ``"auto"``, or ``"explicit"`` for code that calls ``commit()`` itself.
+
+    """
+    boundary = BlockingBoundary(database, commit_if=commit_if, commit=commit)
+    handlers = _Handlers(database)
+
+    def process(handle: Callable[[], Any]) -> Any:
+        handlers.fill(web.ctx.app_stack[-1])
+        if boundary.inside():  # a mounted application with a processor of its own
+            return handle()
+        request = BlockingRequest(boundary, f"{web.ctx.method} {web.ctx.homepath}{web.ctx.path}")
+        try:
+            return _answer(request, handle)
+        finally:
+            request.leave(request.token)
+
+    return process
+
+
+def _answer(request: BlockingRequest, handle: Callable[[], Any]) -> Any:
+    first: list[Any] = []
+    try:
+        result = handle()
+        if hasattr(result, "__next__"):  # a body made while it is sent; web.py reads the status after its first part
+            first = [part for _, part in zip(range(1), result, strict=False)]
+        request.settle(_status())
+    except web.HTTPError:  # web.py raises its answers: a redirect is one, and so is what it makes of an error
+        request.settle(_status())
+        request.finish()
+        raise
+    except BaseException as error:
+        request.finish(error)
+        raise
+    if hasattr(result, "__next__"):
+        return _body(request, first, result)
+    request.finish()
+    return result
+
+
+def _body(request: BlockingRequest, first: list[Any], rest: Iterator[Any]) -> Iterator[Any]:
+    error: BaseException | None = None
+    try:
+        yield from first
+        while True:
+            token = request.enter()
+            try:
+                part = next(rest)
+            except StopIteration:
+                return
+            finally:
+                request.leave(token)
+            yield part
+    except BaseException as raised:
+        error = raised
+        raise
+    finally:
+        request.finish(None if isinstance(error, GeneratorExit) else error)
+
+
+def _status() -> int:
+    return int(web.ctx.status.split(None, 1)[0])
+
+
+class _Handlers:
+    """The handler classes of an application, and of what is mounted in it: each gets its session parameter filled in, once."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._seen: WeakKeyDictionary[Any, tuple[Any, int]] = WeakKeyDictionary()
+
+    def fill(self, app: Any) -> None:
+        """Fill in what *app* has now; costs one look where nothing was added since."""
+        mapping, size = self._seen.get(app, (None, 0))
+        if mapping is app.mapping and size == len(app.mapping):
+            return
+        for _, target in app.mapping:
+            handler = _handler(target, app.fvars)
+            if isinstance(handler, web.application):
+                self.fill(handler)
+            elif isinstance(handler, type):
+                self._fill_class(handler)
+        self._seen[app] = (app.mapping, len(app.mapping))
+
+    def _fill_class(self, handler: type) -> None:
+        for method in _METHODS:
+            function = vars(handler).get(method)
+            if inspect.isfunction(function) and (filled := fill(self._database, function)) is not function:
+                setattr(handler, method, filled)
+
+
+def _handler(target: Any, names: dict[str, Any]) -> Any:
+    """What a line of ``urls`` leads to, as web.py finds it: a class, an application, or a name of one."""
+    if not isinstance(target, str) or target.startswith("redirect "):
+        return target
+    if "." in target:
+        module, name = target.rsplit(".", 1)
+        return getattr(importlib.import_module(module), name)
+    return names.get(target)

@@ -206,7 +206,13 @@ class BaseDatabase(Generic[S]):
 
     def joined_end(self, unit: BaseUnit[S], error: BaseException | None) -> Verdict:
         """A unit that had joined another is over: if it failed, the other may not commit as if it had not."""
-        if error is None and unit._asked is None and unit.options.readonly and unit.door is not None and not _readonly_around(unit):
+        if (
+            error is None
+            and unit._asked is None
+            and unit.options.readonly
+            and unit.door is not None
+            and not _readonly_around(unit)
+        ):
             try:
                 unit.door.refuse_unflushed()
             except TenureError as refused:
@@ -305,5 +311,3 @@ def _session_options(given: Mapping[str, Any] | None) -> dict[str, Any]:
     if unknown := sorted(found.keys() - known.keys()):
         raise BadOption(f"session_options[{unknown[0]!r}]: Session takes no such argument.")
     return found
-
-

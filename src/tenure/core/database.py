@@ -205,7 +205,9 @@ class Database(BaseDatabase[Session]):
                 raise
         return unit
 
-    def leave(self, unit: BaseUnit[Session], error: BaseException | None, site: Site | None, settled: Verdict | None = None) -> None:
+    def leave(
+        self, unit: BaseUnit[Session], error: BaseException | None, site: Site | None, settled: Verdict | None = None
+    ) -> None:
         """End what ``enter`` gave. *error* is what the body raised; it is raised again by the caller."""
         ending = self.ending(unit, error, settled)
         verdict = self.joined_end(unit, error) if ending is None else drive(ending, unit.act)
@@ -239,7 +241,9 @@ def _call(hook: Hook) -> None:
     result = hook()
     if inspect.iscoroutine(result):
         result.close()
-        raise UnsupportedCallable(f"hook {name_of(hook.function)!r} is async def, and a Database cannot await it. Use AsyncDatabase.")
+        raise UnsupportedCallable(
+            f"hook {name_of(hook.function)!r} is async def, and a Database cannot await it. Use AsyncDatabase."
+        )
 
 
 def leaving(opened: list[BaseUnit[Any]], here: BaseUnit[Any] | None) -> BaseUnit[Any]:
@@ -259,6 +263,8 @@ def no_retry() -> UnsupportedCallable:
 
 def taken(engine: Any, options: Mapping[str, Any]) -> Any:
     if options:
-        raise BadOption(f"{sorted(options)[0]}=… is an option of create_engine(), but an engine was given. Set it where that is made.")
+        raise BadOption(
+            f"{sorted(options)[0]}=… is an option of create_engine(), but an engine was given. Set it where that is made."
+        )
     presets.refuse_autocommit(None, engine.get_execution_options())
     return engine

@@ -74,7 +74,9 @@ def decorate(database: Database, function: Any, options: UnitOptions, session_cl
             result = carried.call(unit, given, args, kwargs)
             if inspect.iscoroutine(result):
                 result.close()
-                raise UnsupportedCallable(f"{carried.name!r} returned a coroutine; its unit would end before that runs. Use AsyncDatabase.")
+                raise UnsupportedCallable(
+                    f"{carried.name!r} returned a coroutine; its unit would end before that runs. Use AsyncDatabase."
+                )
         except BaseException as error:
             database.leave(unit, error, callsite.here(2))
             raise

@@ -141,7 +141,6 @@ class GuardedSession(HoldingSession):
         return owner is None or (isinstance(owner, asyncio.Task) and owner.done())
 
 
-
 def describe(owner: Any) -> str:
     """``thread 'Thread-3'`` or ``task 'fetch_a'``."""
     if isinstance(owner, weakref.ref):

@@ -56,7 +56,9 @@ def check(function: Any, *, is_async: bool) -> None:
             f"{where} is async def under a Database; its unit would end before the body runs. Use AsyncDatabase, or a plain def."
         )
     if is_async and not coroutine:
-        raise UnsupportedCallable(f"{where} is a plain function under an AsyncDatabase; nobody could await its COMMIT. Make it async def.")
+        raise UnsupportedCallable(
+            f"{where} is a plain function under an AsyncDatabase; nobody could await its COMMIT. Make it async def."
+        )
 
 
 class Injection:

@@ -91,7 +91,9 @@ def _isolation(value: object) -> str | None:
         raise BadOption(f"isolation={value!r}: give one of {', '.join(map(repr, ISOLATIONS))}.")
     name = value.upper().replace("_", " ")
     if name == "AUTOCOMMIT":
-        raise BadOption("isolation='AUTOCOMMIT': a unit is a transaction. Plain reads run in autocommit by themselves (hold='auto').")
+        raise BadOption(
+            "isolation='AUTOCOMMIT': a unit is a transaction. Plain reads run in autocommit by themselves (hold='auto')."
+        )
     if name not in ISOLATIONS:
         raise BadOption(f"isolation={value!r}: give one of {', '.join(map(repr, ISOLATIONS))}.")
     return name
@@ -163,7 +165,9 @@ def guard_modes(asked: Mapping[str, GuardMode] | GuardMode | None) -> dict[str, 
     chosen = dict.fromkeys(GUARDS, asked) if isinstance(asked, str) else dict(asked)
     for slug, mode in chosen.items():
         if slug not in modes:
-            raise BadOption(f"guards: {slug!r} is not a guard. The guards are {', '.join(GUARDS)}; all else is a rule and always holds.")
+            raise BadOption(
+                f"guards: {slug!r} is not a guard. The guards are {', '.join(GUARDS)}; all else is a rule and always holds."
+            )
         _choice(f"guards[{slug!r}]", mode, get_args(GuardMode))
         modes[slug] = mode
     return modes

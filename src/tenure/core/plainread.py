@@ -91,7 +91,11 @@ def is_plain_sql(sql: str, harmless: frozenset[str] = HARMLESS) -> bool:
             return False
         if token == "(" and last == "quoted":
             return False
-        if token == "(" and last == "word" and not (word in BEFORE_PARENTHESIS or word in harmless or before in ("as", "with", "recursive")):
+        if (
+            token == "("
+            and last == "word"
+            and not (word in BEFORE_PARENTHESIS or word in harmless or before in ("as", "with", "recursive"))
+        ):
             return False
         if kind == "word":
             if token.lower() in TELLTALE:

@@ -102,7 +102,9 @@ class UnitSession(GuardedSession):
         if count:
             some = next(iter([*self.new, *self.deleted, *self.dirty]))
             self._unit.database.guard(
-                ReadOnlyUnit(self._read_only(f"flush of {count} {type(some).__name__} at {words(self._site or callsite.here(3))}"))
+                ReadOnlyUnit(
+                    self._read_only(f"flush of {count} {type(some).__name__} at {words(self._site or callsite.here(3))}")
+                )
             )
 
     # -- statements ---------------------------------------------------------------------------------------

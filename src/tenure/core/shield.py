@@ -11,7 +11,9 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
-async def finish(work: Coroutine[Any, Any, T], limit: float, *, cancelled: bool = False) -> tuple[T, asyncio.CancelledError | None]:
+async def finish(
+    work: Coroutine[Any, Any, T], limit: float, *, cancelled: bool = False
+) -> tuple[T, asyncio.CancelledError | None]:
     """Run *work* to its end in a task of its own, whatever happens to this one.
 
     Args:

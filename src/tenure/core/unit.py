@@ -288,9 +288,7 @@ class BaseUnit(Generic[S]):
         door = self._door
         if door is None or not door.commit_sent() or self.savepoint is not None:
             return None
-        what = (
-            f"in COMMIT of {self.name!r} ({words(self.site)}): {brief(error)}. The work may or may not be stored. Check before a rerun."
-        )
+        what = f"in COMMIT of {self.name!r} ({words(self.site)}): {brief(error)}. The work may or may not be stored. Check before a rerun."
         if not isinstance(error, Exception):  # an interruption or a cancellation goes on as what it is
             error.add_note(f"tenure: interrupted {what} [commit-unknown]")
             return error

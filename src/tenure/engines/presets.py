@@ -38,15 +38,21 @@ def parse(url: object) -> URL:
 
     """
     if not isinstance(url, (str, URL)):
-        raise BadOption(f"{type(url).__name__} is neither a database URL nor an Engine. Give one of them, as Database('sqlite:///app.db').")
+        raise BadOption(
+            f"{type(url).__name__} is neither a database URL nor an Engine. Give one of them, as Database('sqlite:///app.db')."
+        )
     try:
         found = make_url(url)
         found.get_dialect()
     except (ArgumentError, NoSuchModuleError) as error:
         scheme = str(url).split(":", 1)[0]
-        raise BadOption(f"the database URL that begins with {scheme!r} cannot be used: {type(error).__name__}. Its form is dialect+driver://user:password@host/name.") from None
+        raise BadOption(
+            f"the database URL that begins with {scheme!r} cannot be used: {type(error).__name__}. Its form is dialect+driver://user:password@host/name."
+        ) from None
     except ImportError as error:
-        raise BadOption(f"the driver of {found.drivername!r} is not installed: {error}. Install it, or name another as dialect+driver://….") from error
+        raise BadOption(
+            f"the driver of {found.drivername!r} is not installed: {error}. Install it, or name another as dialect+driver://…."
+        ) from error
     return found
 
 
@@ -85,7 +91,12 @@ def make_async_engine(url: URL, options: dict[str, Any]) -> Any:
 
 
 _BLOCKING = {"postgresql": "postgresql+psycopg", "mysql": "mysql+pymysql", "mariadb": "mariadb+pymysql", "sqlite": "sqlite"}
-_ASYNC = {"postgresql": "postgresql+asyncpg", "mysql": "mysql+asyncmy", "mariadb": "mariadb+asyncmy", "sqlite": "sqlite+aiosqlite"}
+_ASYNC = {
+    "postgresql": "postgresql+asyncpg",
+    "mysql": "mysql+asyncmy",
+    "mariadb": "mariadb+asyncmy",
+    "sqlite": "sqlite+aiosqlite",
+}
 
 
 def _engine(create: Any, url: URL, options: dict[str, Any]) -> Any:

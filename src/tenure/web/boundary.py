@@ -54,7 +54,9 @@ class Boundary:
 
     def __init__(self, database: BaseDatabase[Any], *, commit_if: CommitIf | None = None, commit: Commit = "auto") -> None:
         if not isinstance(database, self.serves):
-            raise BadOption(f"{type(database).__name__} is not a {self.serves.__name__}. Give the one whose units the requests are to be.")
+            raise BadOption(
+                f"{type(database).__name__} is not a {self.serves.__name__}. Give the one whose units the requests are to be."
+            )
         if commit not in get_args(Commit):
             raise BadOption(f"commit={commit!r}: give 'auto' or 'explicit'.")
         if commit_if is not None and not callable(commit_if):
@@ -137,7 +139,9 @@ class Request:
             return
         unit.rollback_only(f"{lost}, never committed")
         if keeps(status):
-            self._warn(f"{unit.name!r} answered {status}, but {lost} ({words(unit.site)}) was never committed and is lost. Call commit().")
+            self._warn(
+                f"{unit.name!r} answered {status}, but {lost} ({words(unit.site)}) was never committed and is lost. Call commit()."
+            )
 
     def _warn(self, message: str) -> None:
         events.tell(events.WorkLost(self.boundary.database.name, self.name, str(LostWork(message))))
@@ -146,7 +150,9 @@ class Request:
         """Warn of what the body left unwritten: nothing will store it."""
         unit = self.unit
         if unit is not None and unit.door is not None and not unit.ended and (lost := unit.door.unsaved()):
-            self._warn(f"{unit.name!r}: {lost} came while the body was sent ({words(unit.site)}) and is lost. Use a unit of its own.")
+            self._warn(
+                f"{unit.name!r}: {lost} came while the body was sent ({words(unit.site)}) and is lost. Use a unit of its own."
+            )
 
 
 class BlockingBoundary(Boundary):

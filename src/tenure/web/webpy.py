@@ -17,7 +17,9 @@ from tenure.web.boundary import BlockingBoundary, BlockingRequest, Commit, Commi
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 
-def processor(database: Database, *, commit_if: CommitIf | None = None, commit: Commit = "auto") -> Callable[[Callable[[], Any]], Any]:
+def processor(
+    database: Database, *, commit_if: CommitIf | None = None, commit: Commit = "auto"
+) -> Callable[[Callable[[], Any]], Any]:
     """A processor that gives each request its unit, and ``def GET(self, session)`` its session.
 
     Args:

@@ -24,7 +24,9 @@ class UnitMiddleware:
 
     """
 
-    def __init__(self, app: WSGIApplication, database: Database, *, commit_if: CommitIf | None = None, commit: Commit = "auto") -> None:
+    def __init__(
+        self, app: WSGIApplication, database: Database, *, commit_if: CommitIf | None = None, commit: Commit = "auto"
+    ) -> None:
         self.app = app
         self.boundary = BlockingBoundary(database, commit_if=commit_if, commit=commit)
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from collections.abc import Callable
 from types import CodeType, FrameType, TracebackType
 from typing import Any, TypeAlias
 
 import sqlalchemy
 
 try:  # SQLAlchemy needs greenlet for asyncio only
-    from greenlet import getcurrent
+    from greenlet import getcurrent as _getcurrent
 except ImportError:  # pragma: no cover - run in the environment without greenlet
-    getcurrent = None
+    _getcurrent = None
+
+getcurrent: Callable[[], Any] | None = _getcurrent
 
 Site: TypeAlias = tuple[CodeType, int]
 
@@ -46,7 +49,7 @@ def here(depth: int = 1) -> Site | None:
 
     In a greenlet of SQLAlchemy's asyncio bridge the walk goes on in the coroutine that waits for it.
     """
-    return of_frame(sys._getframe(depth))
+    return of_frame(sys._getframe(depth))  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - documented, with an underscore
 
 
 def of_frame(frame: FrameType | None) -> Site | None:

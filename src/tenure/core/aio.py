@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import sys
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Concatenate, ParamSpec, TypeVar, overload
 
@@ -59,13 +58,13 @@ class AsyncUnitBlock:
     async def __aenter__(self) -> AsyncSession:
         if self._options.retry is not None:
             raise no_retry()
-        unit = await self._database.enter(self._options, callsite.of_frame(sys._getframe(1)))
+        unit = await self._database.enter(self._options, callsite.here(2))
         self._open.append(unit)
         return unit.session
 
     async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         unit = leaving(self._open, self._database.current_place.here())
-        await self._database.leave(unit, error, callsite.of_frame(sys._getframe(1)))
+        await self._database.leave(unit, error, callsite.here(2))
 
     @overload
     def __call__(self, function: Callable[Concatenate[AsyncSession, P], Awaitable[R]]) -> Callable[P, Awaitable[R]]: ...
@@ -99,6 +98,7 @@ class AsyncUnitFactory:
     @overload
     def __call__(
         self,
+        /,
         *,
         readonly: bool = ...,
         propagation: opts.Propagation = ...,
@@ -142,8 +142,7 @@ class AsyncDatabase(BaseDatabase[AsyncSession]):
         finish_within: float = 10.0,
         **engine_options: Any,
     ) -> None:
-        if isinstance(finish_within, bool) or not isinstance(finish_within, (int, float)) or finish_within <= 0:
-            raise BadOption(f"finish_within={finish_within!r}: give seconds, more than 0.")
+        opts.check_seconds("finish_within", finish_within, above=0.0)
         self._owns_engine = not isinstance(url_or_engine, AsyncEngine)
         if isinstance(url_or_engine, Engine):
             raise WrongDriver("an Engine was given to AsyncDatabase. Use Database, or create_async_engine().")

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from sqlalchemy.engine import Engine
+from sqlalchemy.orm import Session
+from sqlalchemy.pool import QueuePool
 
 from tenure import callsite
 from tenure.callsite import Site, words
@@ -117,8 +119,8 @@ class BaseDatabase(Generic[S]):
     def status(self) -> Status:
         """How many connections there are, are out, and were out at most. Takes no connection."""
         pool = self.supply.engine.pool
-        idle = getattr(pool, "checkedin", None)
-        return Status(self.name, self.supply.capacity(), self.supply.out(), idle() if callable(idle) else 0, self.supply.peak)
+        idle = pool.checkedin() if isinstance(pool, QueuePool) else 0
+        return Status(self.name, self.supply.capacity(), self.supply.out(), idle, self.supply.peak)
 
     def holders(self) -> list[HolderReport]:
         """Who holds a connection now, the oldest first. Takes no connection."""
@@ -208,7 +210,7 @@ class BaseDatabase(Generic[S]):
         """A unit that had joined another is over: if it failed, the other may not commit as if it had not."""
         if (
             error is None
-            and unit._asked is None
+            and not unit.rollback_asked
             and unit.options.readonly
             and unit.door is not None
             and not _readonly_around(unit)
@@ -307,7 +309,7 @@ def _session_options(given: Mapping[str, Any] | None) -> dict[str, Any]:
     for name in found:
         if name in _FINAL:
             raise BadOption(f"session_options[{name!r}]: tenure sets this itself. Leave it out.")
-    known = inspect.signature(UnitSession.__mro__[2].__init__).parameters
+    known = inspect.signature(Session).parameters
     if unknown := sorted(found.keys() - known.keys()):
         raise BadOption(f"session_options[{unknown[0]!r}]: Session takes no such argument.")
     return found

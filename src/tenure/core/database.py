@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import sys
 from collections.abc import Callable, Mapping
 from typing import Any, Concatenate, ParamSpec, TypeVar, overload
 
@@ -57,13 +56,13 @@ class UnitBlock:
     def __enter__(self) -> Session:
         if self._options.retry is not None:
             raise no_retry()
-        unit = self._database.enter(self._options, callsite.of_frame(sys._getframe(1)))
+        unit = self._database.enter(self._options, callsite.here(2))
         self._open.append(unit)
         return unit.session
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         unit = leaving(self._open, self._database.current_place.here())
-        self._database.leave(unit, error, callsite.of_frame(sys._getframe(1)))
+        self._database.leave(unit, error, callsite.here(2))
 
     @overload
     def __call__(self, function: Callable[Concatenate[Session, P], R]) -> Callable[P, R]: ...
@@ -93,6 +92,7 @@ class UnitFactory:
     @overload
     def __call__(
         self,
+        /,
         *,
         readonly: bool = ...,
         propagation: opts.Propagation = ...,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.orm import Session
@@ -63,10 +64,15 @@ class Carried:
         return wrapper
 
 
+def _rewrapped(method: Any, change: Callable[[Any], Any]) -> Any:
+    """A static or class method around the changed function of *method*."""
+    return type(method)(change(method.__func__))
+
+
 def decorate(database: Database, function: Any, options: UnitOptions, session_class: type) -> Any:
     """*function* with a unit of *database* around it."""
     if isinstance(function, (staticmethod, classmethod)):
-        return type(function)(decorate(database, function.__func__, options, session_class))
+        return _rewrapped(function, lambda inner: decorate(database, inner, options, session_class))
     carried = Carried(database, function, options, session_class)
 
     def once(unit: BaseUnit[Any], given: bool, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -105,7 +111,7 @@ def decorate(database: Database, function: Any, options: UnitOptions, session_cl
 def adecorate(database: AsyncDatabase, function: Any, options: UnitOptions, session_class: type) -> Any:
     """Coroutine *function* with a unit of *database* around it."""
     if isinstance(function, (staticmethod, classmethod)):
-        return type(function)(adecorate(database, function.__func__, options, session_class))
+        return _rewrapped(function, lambda inner: adecorate(database, inner, options, session_class))
     carried = Carried(database, function, options, session_class)
 
     async def once(unit: BaseUnit[Any], given: bool, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -54,10 +54,11 @@ def install() -> None:
 
     def init(self: DetachedInstanceError, *args: Any, **kw: Any) -> None:
         original(self, *args, **kw)
-        state = sys._getframe(1).f_locals.get("state")
+        names = sys._getframe(1).f_locals  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - documented, with an underscore
+        state = names.get("state")
         origin = getattr(state, "info", {}).get(_KEY) if state is not None else None
         if isinstance(origin, Origin):
-            self.add_note(_note(state, origin, str(args[0]) if args else "", sys._getframe(1).f_locals))
+            self.add_note(_note(state, origin, str(args[0]) if args else "", names))
 
     init.adds_note = True  # type: ignore[attr-defined]
     replaced: Callable[..., None] = init

@@ -103,6 +103,7 @@ class Reader(Protocol):
 
     def wants(self, kind: type[Event]) -> bool:
         """Whether events of this class are worth making now."""
+        ...
 
     def __call__(self, event: Event) -> None:
         """Take note of *event*."""

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from tenure import callsite
-from tenure.callsite import Site, words
+from tenure.callsite import Site, getcurrent, words
 from tenure.core.current import innermost_open
 from tenure.core.hold import HoldingSession
 from tenure.exceptions import ConcurrentUse, ForeignContext, UnitEnded
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 # Tells two users of a session apart: each call of an AsyncSession runs in a greenlet of its own, and so do gevent's and
 # eventlet's workers. Without greenlet installed there are threads only.
-identity: Callable[[], object] = callsite.getcurrent or threading.get_ident
+identity: Callable[[], object] = getcurrent or threading.get_ident
 
 
 class GuardedSession(HoldingSession):
@@ -39,6 +39,7 @@ class GuardedSession(HoldingSession):
     _owner: Any = None  # the thread or task that worked here last
     _owner_turn: object = None
     _statement: Any = None
+    sites: dict[type, Site | None]  # which line loaded a class last
     _site: Site | None = None
     _last_call = False  # the unit ended while somebody else was in the session: they close it on leaving
 
@@ -124,7 +125,7 @@ class GuardedSession(HoldingSession):
 
     # -- what the ledger asks -----------------------------------------------------------------------------------------
 
-    def _holder(self) -> UnitSession:
+    def _holder(self) -> GuardedSession:
         return self
 
     def _loads(self, mapper: Any) -> None:
@@ -135,16 +136,19 @@ class GuardedSession(HoldingSession):
         return self._unit.name, self._unit.site, describe(self._owner), statement, self._turn is not None
 
     def owner_is_gone(self) -> bool:
-        owner = self._owner() if isinstance(self._owner, weakref.ref) else self._owner
+        owner = _alive(self._owner)
         if isinstance(owner, threading.Thread):
             return not owner.is_alive()
         return owner is None or (isinstance(owner, asyncio.Task) and owner.done())
 
 
+def _alive(owner: Any) -> Any:
+    return owner() if isinstance(owner, weakref.ref) else owner  # pyright: ignore[reportUnknownVariableType]
+
+
 def describe(owner: Any) -> str:
     """``thread 'Thread-3'`` or ``task 'fetch_a'``."""
-    if isinstance(owner, weakref.ref):
-        owner = owner()
+    owner = _alive(owner)
     if isinstance(owner, asyncio.Task):
         return f"task {owner.get_name()!r}"
     return f"thread {owner.name!r}" if isinstance(owner, threading.Thread) else "an owner that is gone"

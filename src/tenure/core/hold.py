@@ -108,8 +108,8 @@ class HoldingSession(Session):
         self._streams = False
         if self._spent:
             spent, self._spent = self._spent, None
-            for lease in spent:
-                self._supply.give_back(lease)
+            for one in spent:
+                self._supply.give_back(one)
         lease = self._lease
         if lease is not None and not self._pinned:
             self._lease = None
@@ -164,8 +164,8 @@ class HoldingSession(Session):
 
 def streams(statement: Any, execution_options: Any) -> bool:
     """Whether rows of *statement* will be fetched after ``execute()`` has returned."""
-    given = execution_options or {}
-    own = statement.get_execution_options() if hasattr(statement, "get_execution_options") else {}
+    given: dict[str, Any] = execution_options or {}
+    own: dict[str, Any] = statement.get_execution_options() if hasattr(statement, "get_execution_options") else {}
     if not given and not own:
         return False
     options = {**own, **given}

@@ -26,7 +26,8 @@ def core_of(function: Any) -> Any:
     if inspect.ismethod(function):
         function = function.__func__
     if not inspect.isroutine(function) and not isinstance(function, type):
-        call = getattr(type(function), "__call__", None)
+        kind: Any = type(function)
+        call = kind.__call__ if callable(function) else None
         function = call if inspect.isfunction(call) else function
     return function
 

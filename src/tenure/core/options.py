@@ -26,6 +26,12 @@ def strength(isolation: str) -> int:
     return ISOLATIONS.index(isolation) if isolation in ISOLATIONS else len(ISOLATIONS)
 
 
+def check_seconds(name: str, value: object, *, above: float | None = None) -> None:
+    """Raise BadOption unless *value* is a number of seconds, at least 0, or more than *above*."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0 or (above is not None and value <= above):
+        raise BadOption(f"{name}={value!r}: give seconds, {'at least 0' if above is None else f'more than {above:g}'}.")
+
+
 @dataclass(frozen=True, slots=True)
 class Retry:
     """How often a decorated function may run again, and how long to wait in between.
@@ -51,9 +57,7 @@ class Retry:
         if type(self.attempts) is not int or self.attempts < 1:
             raise BadOption(f"Retry(attempts={self.attempts!r}): give a whole number of runs, at least 1.")
         for name in ("first", "longest"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0:
-                raise BadOption(f"Retry({name}={value!r}): give seconds, at least 0.")
+            check_seconds(f"Retry({name})", getattr(self, name))
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +76,7 @@ class UnitOptions:
         _choice("readonly", self.readonly, (True, False))
         _choice("propagation", self.propagation, get_args(Propagation))
         _choice("hold", self.hold, (None, *get_args(Hold)))
-        if self.name is not None and (not isinstance(self.name, str) or not self.name):
-            raise BadOption(f"name={self.name!r}: give the text by which errors and logs call this unit.")
+        _text("name", self.name)
         object.__setattr__(self, "isolation", _isolation(self.isolation))
         object.__setattr__(self, "retry", _retry(self.retry))
         object.__setattr__(self, "settings", _settings(self.settings))
@@ -82,6 +85,11 @@ class UnitOptions:
 def _choice(name: str, value: object, allowed: tuple[Any, ...]) -> None:
     if not any(value is one or (isinstance(value, str) and value == one) for one in allowed):
         raise BadOption(f"{name}={value!r}: give one of {', '.join(repr(one) for one in allowed)}.")
+
+
+def _text(name: str, value: object) -> None:
+    if value is not None and (not isinstance(value, str) or not value):
+        raise BadOption(f"{name}={value!r}: give the text by which errors and logs call this.")
 
 
 def _isolation(value: object) -> str | None:
@@ -111,7 +119,8 @@ def _settings(value: object) -> Mapping[str, str]:
     if not isinstance(value, Mapping):
         raise BadOption(f"settings={value!r}: give a mapping from the names of server settings to their values.")
     found: dict[str, str] = {}
-    for name, setting in value.items():
+    given: Mapping[Any, Any] = value  # pyright: ignore[reportUnknownVariableType]
+    for name, setting in given.items():
         if not isinstance(name, str) or not all(part.isidentifier() for part in name.split(".")):
             raise BadOption(f"settings: {name!r} is not the name of a server setting.")
         if not isinstance(setting, (str, int, float, bool)):
@@ -162,7 +171,7 @@ def guard_modes(asked: Mapping[str, GuardMode] | GuardMode | None) -> dict[str, 
     modes: dict[str, GuardMode] = dict.fromkeys(GUARDS, "raise")
     if asked is None:
         return modes
-    chosen = dict.fromkeys(GUARDS, asked) if isinstance(asked, str) else dict(asked)
+    chosen: dict[str, GuardMode] = dict.fromkeys(GUARDS, asked) if isinstance(asked, str) else dict(asked)
     for slug, mode in chosen.items():
         if slug not in modes:
             raise BadOption(

@@ -127,7 +127,7 @@ class PlainReads:
             return False  # text(), from_statement(), DML, DDL, lambdas
         # The name is private. It is memoised on the statement and SQLAlchemy computes it for its own cache anyway, so asking is
         # free; there is no public way. tests/core/test_plainread.py fails when it changes.
-        key = statement._generate_cache_key()  # type: ignore[no-untyped-call]  # pyright: ignore[reportPrivateUsage]
+        key = statement._generate_cache_key()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
         if key is None:
             return self._look(statement)
         answer = self._answers.get(key.key)

@@ -70,12 +70,14 @@ class Facts(Protocol):
     @property
     def rollback_asked(self) -> bool:
         """Whether ``rollback_only()`` was called."""
+        ...
 
     def swallowed(self) -> Exception | None:
         """The error for a failure that was caught but not undone."""
 
     def stored(self) -> bool:
         """Whether the COMMIT that has just succeeded stored something."""
+        ...
 
     def in_doubt(self, error: BaseException) -> BaseException | None:
         """The error to raise when it is not known whether the COMMIT that raised *error* took place."""

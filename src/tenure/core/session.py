@@ -14,7 +14,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session, SessionTransaction
 
 from tenure import callsite
-from tenure.callsite import Site, words
+from tenure.callsite import words
 from tenure.core import detached, events
 from tenure.core.current import innermost_open
 from tenure.core.guard import GuardedSession, describe, identity
@@ -36,7 +36,7 @@ class UnitSession(GuardedSession):
     Overlapping use, use after the end, use in a foreign context, and a commit by code that has joined raise at the user's line.
     """
 
-    _committed = False
+    committed = False
 
     def __init__(self, unit: BaseUnit[Any], **options: Any) -> None:
         options.pop("bind", None)
@@ -48,7 +48,7 @@ class UnitSession(GuardedSession):
         self._plain = database.plain
         self._var = database.current_place.var
         self._lock = threading.Lock()
-        self.sites: dict[type, Site | None] = {}  # which line loaded a class last
+        self.sites = {}
 
     @property
     def unit(self) -> BaseUnit[Any]:
@@ -309,8 +309,8 @@ class UnitSession(GuardedSession):
 
     def transaction_ended(self, transaction: SessionTransaction) -> None:
         super().transaction_ended(transaction)
-        if transaction.parent is None and self._committed:
-            self._committed = False
+        if transaction.parent is None and self.committed:
+            self.committed = False
             self._settled_here(Outcome.COMMITTED)
 
     def rolled_back(self, transaction: SessionTransaction) -> None:
@@ -381,4 +381,4 @@ def _rolled_back(session: Session, transaction: SessionTransaction) -> None:
 @event.listens_for(UnitSession, "after_commit")
 def _committed(session: Session) -> None:
     if isinstance(session, UnitSession) and not session.in_nested_transaction():
-        session._committed = True  # pyright: ignore[reportPrivateUsage]
+        session.committed = True

@@ -20,9 +20,11 @@ class Holder(Protocol):
 
     def holding(self) -> tuple[str, Site | None, str, str | None, bool]:
         """Name and line of the unit, thread or task, the last statement without parameters, whether a statement is running."""
+        ...
 
     def owner_is_gone(self) -> bool:
         """Whether the thread or task that worked here has ended."""
+        ...
 
     def reclaim(self) -> None:
         """Roll back and give the connection back, in place of an owner that is gone."""

@@ -41,6 +41,7 @@ def parse(url: object) -> URL:
         raise BadOption(
             f"{type(url).__name__} is neither a database URL nor an Engine. Give one of them, as Database('sqlite:///app.db')."
         )
+    found: URL | None = None
     try:
         found = make_url(url)
         found.get_dialect()
@@ -51,7 +52,7 @@ def parse(url: object) -> URL:
         ) from None
     except ImportError as error:
         raise BadOption(
-            f"the driver of {found.drivername!r} is not installed: {error}. Install it, or name another as dialect+driver://…."
+            f"the driver of {found.drivername if found else url!r} is not installed: {error}. Install it, or name another as dialect+driver://…."
         ) from error
     return found
 
@@ -69,7 +70,8 @@ def make_engine(url: URL, options: dict[str, Any]) -> Engine:
         raise WrongDriver(
             f"{url.drivername!r} is a driver for asyncio. Use AsyncDatabase, or a driver that blocks, as {_BLOCKING.get(backend, backend)!r}."
         )
-    return _engine(create_engine, url, options)
+    engine: Engine = _engine(create_engine, url, options)
+    return engine
 
 
 def make_async_engine(url: URL, options: dict[str, Any]) -> Any:
@@ -118,7 +120,8 @@ def _engine(create: Any, url: URL, options: dict[str, Any]) -> Any:
 
 def refuse_autocommit(isolation: object, execution_options: Any) -> None:
     """Raise BadOption for an engine that commits every statement: no unit on it could be rolled back."""
-    asked = (execution_options or {}).get("isolation_level") or isolation
+    given: dict[str, Any] = execution_options or {}
+    asked = given.get("isolation_level") or isolation
     if isinstance(asked, str) and asked.upper() == "AUTOCOMMIT":
         raise BadOption(
             "an engine with isolation_level='AUTOCOMMIT' commits every statement, so no unit on it could be rolled back."

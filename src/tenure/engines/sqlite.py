@@ -16,7 +16,6 @@ from __future__ import annotations
 import itertools
 import sqlite3
 from collections import deque
-from collections.abc import Iterator
 from typing import Any, Final, Self
 from weakref import WeakSet
 
@@ -72,7 +71,7 @@ class BufferingCursor(sqlite3.Cursor):
         self._rows.clear()
         return rows
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Self:
         return self
 
     def __next__(self) -> Any:
@@ -132,7 +131,7 @@ def prepare(engine: Engine, busy_timeout: float = 30.0) -> None:
 
 def _begun(connection: Connection) -> None:
     how = connection.get_execution_options().get(BEGIN_OPTION, "deferred")
-    driver = connection.connection.dbapi_connection
+    driver: object = connection.connection.dbapi_connection
     if isinstance(driver, BufferingConnection):
         driver.buffering = how == "none"
     if statement := _BEGIN[how]:

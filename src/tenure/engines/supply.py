@@ -107,7 +107,7 @@ class Supply:
         if not isinstance(pool, QueuePool):
             return None
         # Private: no public name tells the bound of an engine made elsewhere. tests/engines/test_supply.py fails when it changes.
-        overflow: int = pool._max_overflow  # pyright: ignore[reportPrivateUsage]
+        overflow: int = pool._max_overflow  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
         return None if overflow < 0 or pool.size() == 0 else pool.size() + overflow
 
     def out(self) -> int:

@@ -19,7 +19,7 @@ def in_units(executor: E, database: Database | AsyncDatabase) -> E:
     firings have separate units. Works with executors that run in this process: threads, asyncio, gevent. For a process pool, and
     for a job with a parameter for its session, decorate the job itself with ``@db.unit``.
     """
-    submit = executor.submit_job
+    submit: Any = executor.submit_job  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
 
     def submit_job(job: Any, run_times: Any) -> Any:
         return submit(_JobInUnit(job, database), run_times)

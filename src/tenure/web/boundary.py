@@ -19,7 +19,7 @@ from tenure.core.base import BaseDatabase
 from tenure.core.current import Place
 from tenure.core.database import Database
 from tenure.core.options import UnitOptions
-from tenure.core.plan import Verdict
+from tenure.core.plan import Outcome, Verdict
 from tenure.core.unit import BaseUnit
 from tenure.exceptions import BadOption, LostWork
 
@@ -180,7 +180,7 @@ class BlockingRequest(Request):
         if self.settled is not None:
             return
         unit = self.decide(status, error)
-        self.settled = Verdict(events.Outcome.READ_ONLY)
+        self.settled = Verdict(Outcome.READ_ONLY)
         if unit is not None:
             verdict = self._database.settle(unit, error)
             self.settled = Verdict(verdict.outcome)

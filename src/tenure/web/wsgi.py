@@ -62,6 +62,10 @@ class _Answer:
         self.withheld = (status, headers) if exc_info is None else (status, headers, exc_info)
         return self.write_at_once
 
+    def started(self) -> bool:
+        """Whether the application has said what it answers."""
+        return self.withheld is not None
+
     def write_at_once(self, data: bytes) -> None:
         """The legacy ``write()``: it sends, so the work is settled first."""
         self.release()
@@ -79,7 +83,7 @@ class _Answer:
 
     def begin(self, iterable: Iterable[bytes]) -> Iterable[bytes]:
         """The body to send for the application's *iterable*."""
-        if isinstance(iterable, (list, tuple)) and self.withheld is not None:
+        if isinstance(iterable, (list, tuple)) and self.started():
             self.release()
             self.request.finish()
             return iterable
@@ -103,11 +107,11 @@ class _Body:
 
     def reach_status(self) -> None:
         """A generator may call ``start_response`` as late as with its first chunk; run it that far."""
-        if self.answer.withheld is None:
+        if not self.answer.started():
             self.iterator = iter(self.iterable)
             for chunk in self.iterator:
                 self.first.append(chunk)
-                if self.answer.withheld is not None:
+                if self.answer.started():
                     break
         self.answer.release()
 

@@ -49,7 +49,11 @@ def here(depth: int = 1) -> Site | None:
 
     In a greenlet of SQLAlchemy's asyncio bridge the walk goes on in the coroutine that waits for it.
     """
-    return of_frame(sys._getframe(depth))  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - documented, with an underscore
+    try:
+        frame = sys._getframe(depth)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - documented, with an underscore
+    except ValueError:  # a greenlet's stack may be shorter; what it has are frames of tenure and SQLAlchemy
+        frame = None
+    return of_frame(frame)
 
 
 def of_frame(frame: FrameType | None) -> Site | None:

@@ -6,6 +6,7 @@ errors are never wrapped: an ``IntegrityError`` stays an ``IntegrityError``.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import ClassVar
 
 from sqlalchemy.exc import DBAPIError
@@ -148,6 +149,12 @@ def brief(error: BaseException) -> str:
         return f"{kind} {code}" if code else kind
     text = str(error)
     return f"{kind}: {text}" if text else kind
+
+
+def annotate(error: BaseException, note: str) -> None:
+    """Add *note* to *error*, unless it takes none: a frozen dataclass refuses to be changed."""
+    with suppress(Exception):
+        error.add_note(note)
 
 
 def sqlstate(error: BaseException) -> str | None:

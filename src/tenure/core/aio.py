@@ -60,7 +60,11 @@ class AsyncUnitBlock:
             raise no_retry()
         unit = await self._database.enter(self._options, callsite.here(2))
         self._open.append(unit)
-        return unit.session
+        try:
+            return unit.session
+        except BaseException as error:  # as in UnitBlock
+            await self.__aexit__(type(error), error, None)
+            raise
 
     async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         unit = leaving(self._open, self._database.current_place.here())
@@ -194,12 +198,14 @@ class AsyncDatabase(BaseDatabase[AsyncSession]):
         self, unit: BaseUnit[AsyncSession], error: BaseException | None, site: Site | None, settled: Verdict | None = None
     ) -> None:
         """End what ``enter`` gave. *error* is what the body raised; it is raised again by the caller."""
-        ending = self.ending(unit, error, settled)
         cancelled: asyncio.CancelledError | None = None
-        if ending is None:
-            verdict = self.joined_end(unit, error)
-        else:
-            verdict, cancelled = await self._end(ending, unit, error)
+        verdict = self.at_once(unit, error)
+        if verdict is None:
+            ending = self.ending(unit, error, settled)
+            if ending is None:
+                verdict = self.joined_end(unit, error)
+            else:
+                verdict, cancelled = await self._end(ending, unit, error)
         if hooks := self.finished(unit, verdict, site):
             if cancelled is None:
                 await self._run_hooks(unit, hooks)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import weakref
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -23,7 +24,7 @@ from tenure.core.session import UnitSession
 from tenure.core.unit import BaseUnit, Hook
 from tenure.engines.ledger import HolderReport
 from tenure.engines.supply import Supply
-from tenure.exceptions import BadOption, JoinRefused, NoUnit, TenureError, UnexpectedUnit, UnitEnded
+from tenure.exceptions import BadOption, JoinRefused, NoUnit, TenureError, UnexpectedUnit, UnitEnded, annotate
 
 S = TypeVar("S")
 _FINAL = frozenset(["bind", "binds", "close_resets_only", "autobegin", "twophase", "join_transaction_mode"])
@@ -145,6 +146,11 @@ class BaseDatabase(Generic[S]):
         """
         outer = under if under is not None else self.current_place.open()
         how = plan.opening(options.propagation, outer is not None)
+        if how is Opening.OWN and under is not None:
+            raise JoinRefused(
+                f"{name or 'a unit'} ({words(site)}) has propagation={options.propagation!r}, but was given the session of {under.root.name!r}"
+                f" ({words(under.root.site)}) by hand. Leave the session out, or let it join."
+            )
         if how is Opening.MISSING:
             raise NoUnit(f"{self._where()}, and propagation='mandatory' must join one. Open it in the caller: {self._with()}.")
         if how is Opening.OWN:
@@ -176,7 +182,7 @@ class BaseDatabase(Generic[S]):
         given = root.options
         wrong: str | None = None
         if asked.retry is not None:
-            wrong = "retry= runs the whole unit again, which only its owner may"
+            wrong = "retry=, which runs the whole unit again; only its owner may do that"
         elif asked.isolation is not None and (has := self._given_isolation(root)) != asked.isolation:
             if has is None or strength(asked.isolation) > strength(has):
                 wrong = f"isolation={asked.isolation!r}, and the outer unit gives {has or 'what the database has by default'!r}"
@@ -193,9 +199,17 @@ class BaseDatabase(Generic[S]):
             )
 
     def _given_isolation(self, root: BaseUnit[S]) -> str | None:
-        return root.options.isolation or self.isolation or self.supply.known_isolation()
+        asked = root.options.isolation or self.isolation
+        profile = self.supply.profile
+        if asked is None and profile.isolation is not None and profile.reads_alone and (root.options.hold or self.hold) == "auto":
+            return "READ COMMITTED"  # its reads run in autocommit, each with a snapshot of its own
+        return asked or self.supply.known_isolation()
 
     # -- ending ---------------------------------------------------------------------------------------------
+
+    def at_once(self, unit: BaseUnit[S], error: BaseException | None) -> Verdict | None:
+        """The verdict on a unit in which nothing was done; None where its end takes a plan."""
+        return Verdict(Outcome.READ_ONLY) if error is None and unit.ended_unused() else None
 
     def ending(self, unit: BaseUnit[S], error: BaseException | None, settled: Verdict | None = None) -> Plan | None:
         """The plan that ends *unit*; None for one that has joined, whose end is no more than a note."""
@@ -232,6 +246,7 @@ class BaseDatabase(Generic[S]):
         if unit.savepoint is not None and verdict.outcome is not Outcome.ROLLED_BACK and verdict.error is not None:
             unit.failed(verdict.error)
         unit.close(verdict.outcome, verdict.error, site)
+        unit.forget_session()
         if verdict.trouble is not None:
             events.tell(events.EndTroubled(self.name, unit.name, verdict.outcome, verdict.trouble))
         if verdict.error is not None and not isinstance(verdict.error, Exception):
@@ -300,8 +315,9 @@ def _worker() -> str:
 
 def attach(error: BaseException, outcome: Outcome) -> None:
     """Let an interruption or a cancellation carry what became of the unit: ``error.tenure_outcome``."""
-    error.tenure_outcome = outcome  # type: ignore[attr-defined]
-    error.add_note(f"tenure: the unit was {outcome.value} when this was raised.")
+    with suppress(Exception):  # a frozen dataclass refuses to be changed
+        error.tenure_outcome = outcome  # type: ignore[attr-defined]
+    annotate(error, f"tenure: the unit was {outcome.value} when this was raised.")
 
 
 def _session_options(given: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -58,7 +58,11 @@ class UnitBlock:
             raise no_retry()
         unit = self._database.enter(self._options, callsite.here(2))
         self._open.append(unit)
-        return unit.session
+        try:
+            return unit.session
+        except BaseException as error:  # session_options may hold what Session refuses; without this the unit would stay current
+            self.__exit__(type(error), error, None)
+            raise
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         unit = leaving(self._open, self._database.current_place.here())
@@ -103,10 +107,11 @@ class UnitFactory:
         name: str | None = ...,
     ) -> UnitBlock: ...
     def __call__(self, function: Any = None, /, **options: Any) -> Any:
-        """Open, join or decorate. The options, with their defaults:
+        """Open, join or decorate.
 
         Args:
             function: What to decorate; alone, without options.
+            options: Each by its name:
             readonly: Refuse writes. Default False.
             propagation: ``"required"`` joins or opens (default), ``"new"`` has its own session, ``"nested"`` is a savepoint,
                 ``"mandatory"`` must join, ``"never"`` must be outermost.
@@ -209,8 +214,10 @@ class Database(BaseDatabase[Session]):
         self, unit: BaseUnit[Session], error: BaseException | None, site: Site | None, settled: Verdict | None = None
     ) -> None:
         """End what ``enter`` gave. *error* is what the body raised; it is raised again by the caller."""
-        ending = self.ending(unit, error, settled)
-        verdict = self.joined_end(unit, error) if ending is None else drive(ending, unit.act)
+        verdict = self.at_once(unit, error)
+        if verdict is None:
+            ending = self.ending(unit, error, settled)
+            verdict = self.joined_end(unit, error) if ending is None else drive(ending, unit.act)
         if hooks := self.finished(unit, verdict, site):
             self.run_hooks_here(unit, hooks)
         if verdict.error is not None and verdict.error is not error:
@@ -262,6 +269,7 @@ def no_retry() -> UnsupportedCallable:
 
 
 def taken(engine: Any, options: Mapping[str, Any]) -> Any:
+    """*engine*, which was made elsewhere, as it is; BadOption if it commits every statement, or *options* came with it."""
     if options:
         raise BadOption(
             f"{sorted(options)[0]}=… is an option of create_engine(), but an engine was given. Set it where that is made."

@@ -12,10 +12,12 @@ from sqlalchemy.orm import Session
 
 from tenure import callsite
 from tenure.core import events, retry
+from tenure.core.current import innermost_open
 from tenure.core.inject import Injection, carry_over, check, core_of, name_of
 from tenure.core.options import UnitOptions
+from tenure.core.session import UnitSession
 from tenure.core.unit import BaseUnit
-from tenure.exceptions import UnsupportedCallable
+from tenure.exceptions import UnsupportedCallable, annotate
 
 if TYPE_CHECKING:
     from tenure.core.aio import AsyncDatabase
@@ -36,11 +38,14 @@ class Carried:
         self.name = name_of(function)
 
     def under(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[bool, BaseUnit[Any] | None]:
-        """Whether a session was passed by hand, and the unit it belongs to, which the call then joins."""
+        """Whether a session was passed by hand, and the unit of this database it belongs to, which the call then joins."""
         given = self.injection.given(args, kwargs)
         door = getattr(given, "sync_session", given)
-        unit: BaseUnit[Any] | None = getattr(door, "unit", None)
-        return given is not None, unit
+        if not isinstance(door, UnitSession) or door.unit.database is not self.database:
+            return given is not None, None
+        door.admit()
+        here = innermost_open(self.database.current_place.here())
+        return True, here if here is not None and here.root is door.unit else door.unit
 
     def call(self, unit: BaseUnit[Any], given: bool, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Call the function with the unit's session in its place."""
@@ -53,6 +58,9 @@ class Carried:
         if self.options.retry is None:
             return None
         seconds = retry.wait_before(attempt, self.options.retry, error, unit.outcome)
+        if seconds is not None and unit.partly_stored:
+            annotate(error, f"tenure: {unit.name!r} is not run again, because its checkpoint has committed a part of it.")
+            return None
         if seconds is not None:
             events.tell(events.Retried(self.database.name, unit.name, attempt, seconds, error))
         return seconds

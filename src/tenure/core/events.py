@@ -114,14 +114,22 @@ READERS: Final[list[Reader]] = []
 
 def wanted(kind: type[Event]) -> bool:
     """Whether any reader wants events of this class."""
-    return any(reader.wants(kind) for reader in READERS)
+    return any(_wants(reader, kind) for reader in READERS)
 
 
 def tell(event: Event) -> None:
     """Tell every reader that wants it. A failing reader never disturbs a unit."""
     for reader in READERS:
-        try:
-            if reader.wants(type(event)):
+        if _wants(reader, type(event)):
+            try:
                 reader(event)
-        except Exception:  # a reader is somebody else's code; what it raises must not reach the unit
-            _log.exception("tenure: the event reader %r failed", reader)
+            except Exception:  # a reader is somebody else's code; what it raises must not reach the unit
+                _log.exception("tenure: the event reader %r failed", reader)
+
+
+def _wants(reader: Reader, kind: type[Event]) -> bool:
+    try:
+        return reader.wants(kind)
+    except Exception:  # as in tell()
+        _log.exception("tenure: the event reader %r failed", reader)
+        return False

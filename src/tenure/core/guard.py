@@ -13,7 +13,7 @@ from tenure import callsite
 from tenure.callsite import Site, getcurrent, words
 from tenure.core.current import innermost_open
 from tenure.core.hold import HoldingSession
-from tenure.exceptions import ConcurrentUse, ForeignContext, UnitEnded
+from tenure.exceptions import ConcurrentUse, ForeignContext, UnitEnded, annotate
 
 if TYPE_CHECKING:
     from contextvars import ContextVar
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 # Tells two users of a session apart: each call of an AsyncSession runs in a greenlet of its own, and so do gevent's and
 # eventlet's workers. Without greenlet installed there are threads only.
-identity: Callable[[], object] = getcurrent or threading.get_ident
+identity: Callable[[], object] = getcurrent or threading.current_thread
 
 
 class GuardedSession(HoldingSession):
@@ -38,6 +38,7 @@ class GuardedSession(HoldingSession):
     _since = 0.0
     _owner: Any = None  # the thread or task that worked here last
     _owner_turn: object = None
+    _opener: Any = None  # the thread or task that opened the unit
     _statement: Any = None
     sites: dict[type, Site | None]  # which line loaded a class last
     _site: Site | None = None
@@ -59,6 +60,10 @@ class GuardedSession(HoldingSession):
                     " over with asyncio.to_thread or contextvars.copy_context().run (loop.run_in_executor copies no context)."
                 )
             )
+
+    def admit(self) -> None:
+        """Raise unless the code that calls may use the session."""
+        self._check()
 
     def _enter(self, operation: str) -> None:
         me = identity()
@@ -91,7 +96,7 @@ class GuardedSession(HoldingSession):
         except BaseException as failed:
             if error is None:
                 raise
-            error.add_note(f"tenure: the connection could not be given back ({type(failed).__name__}) and was discarded.")
+            annotate(error, f"tenure: the connection could not be given back ({type(failed).__name__}) and was discarded.")
         finally:
             self._depth = 0
             self._turn = None
@@ -136,10 +141,14 @@ class GuardedSession(HoldingSession):
         return self._unit.name, self._unit.site, describe(self._owner), statement, self._turn is not None
 
     def owner_is_gone(self) -> bool:
-        owner = _alive(self._owner)
-        if isinstance(owner, threading.Thread):
-            return not owner.is_alive()
-        return owner is None or (isinstance(owner, asyncio.Task) and owner.done())
+        return _gone(self._owner) and _gone(self._opener)  # who opened the unit may go on after a helper has ended
+
+
+def _gone(owner: Any) -> bool:
+    owner = _alive(owner)
+    if isinstance(owner, threading.Thread):
+        return not owner.is_alive()
+    return owner is None or (isinstance(owner, asyncio.Task) and owner.done())
 
 
 def _alive(owner: Any) -> Any:

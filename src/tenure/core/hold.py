@@ -6,12 +6,14 @@ not surely a plain read pins one connection in a transaction until commit or rol
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.orm import Session, SessionTransaction
+from sqlalchemy.orm import SessionTransaction
 
+from tenure.core.late import LateSession
 from tenure.core.options import strength
 from tenure.engines.ledger import Lease
 from tenure.engines.supply import Supply, Terms
@@ -24,11 +26,11 @@ if TYPE_CHECKING:
 _READ_COMMITTED = strength("READ COMMITTED")
 
 
-class HoldingSession(Session):
+class HoldingSession(LateSession):
     """A ``Session`` that asks ``Supply`` for its connection, statement by statement."""
 
     wrote = False  # something other than plain reads ran in the transaction that is, or was last, open
-    _unit: BaseUnit[Any]
+    _unit_ref: Callable[[], BaseUnit[Any] | None]
     _supply: Supply
     _plain: PlainReads
     _lease: Lease | None = None  # the connection held now
@@ -39,6 +41,19 @@ class HoldingSession(Session):
     _streams = False  # the outermost statement's rows are fetched after it has returned
     _explicit = False  # begin() was called, or a bind of the caller's own was used: the SessionTransaction is theirs
     _classic: bool | None = None  # a transaction from the first statement on
+
+    @property
+    def _unit(self) -> BaseUnit[Any]:
+        unit = self._unit_ref()
+        if unit is None:
+            raise ReferenceError("the unit of this session is gone")  # pragma: no cover - its __del__ calls keep()
+        return unit
+
+    def keep(self, unit: BaseUnit[Any]) -> None:
+        """The unit has ended, and can tell those who come late how. Until then it is known weakly, so that one that is dropped
+        while its session is kept goes at once, not when the garbage collector finds the cycle.
+        """
+        self._unit_ref = lambda: unit
 
     # -- the one door to SQL ------------------------------------------------------------------------
 
@@ -74,12 +89,16 @@ class HoldingSession(Session):
                 hold == "transaction"
                 or bool(options.settings)
                 or not self._supply.profile.reads_alone
-                or (self._supply.profile.isolation is None and strength(self._isolation()) > _READ_COMMITTED)
+                or strength(self._isolation()) > _READ_COMMITTED
             )
         return self._classic
 
     def _isolation(self) -> str:
-        return self._unit.options.isolation or self._unit.database.isolation or self._supply.default_isolation()
+        """The isolation asked for, else the database's; SQLite's only one does not count where nobody asked for it."""
+        asked = self._unit.options.isolation or self._unit.database.isolation
+        if asked is None and self._supply.profile.isolation is not None:
+            return "READ COMMITTED"
+        return asked or self._supply.default_isolation()
 
     def _pin(self) -> None:
         """Take a connection for a transaction. A read lease is set aside: an outer statement may still have it in its hands."""
@@ -149,6 +168,13 @@ class HoldingSession(Session):
     def commit_sent(self) -> bool:
         """Whether a COMMIT was on its way on the connection that was held last."""
         return self._lease is not None and self._lease.commit_sent
+
+    def commit_done(self) -> bool:
+        """Whether the COMMIT on the connection that is held is done: SQLAlchemy lets go of its transaction only if it succeeded."""
+        lease = self._lease
+        if lease is None or not lease.commit_sent or lease.connection.closed or lease.connection.invalidated:
+            return False
+        return lease.connection.get_transaction() is None
 
     # -- filled in by UnitSession -------------------------------------------------------------------------
 

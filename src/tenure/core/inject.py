@@ -10,7 +10,7 @@ import typing
 from collections.abc import Callable
 from typing import Any, Union, get_args, get_origin
 
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, scoped_session
 
 from tenure.callsite import of_function, words
 from tenure.exceptions import UnsupportedCallable
@@ -26,8 +26,7 @@ def core_of(function: Any) -> Any:
     if inspect.ismethod(function):
         function = function.__func__
     if not inspect.isroutine(function) and not isinstance(function, type):
-        kind: Any = type(function)
-        call = kind.__call__ if callable(function) else None
+        call: Any = type(function).__call__ if callable(function) else None  # pyright: ignore[reportUnknownMemberType]
         function = call if inspect.isfunction(call) else function
     return function
 
@@ -95,7 +94,7 @@ class Injection:
             return None
         if self.parameter in kwargs:
             return kwargs[self.parameter]
-        if self.index is not None and len(args) > self.index and isinstance(args[self.index], (Session, self.session_class)):
+        if self.index is not None and len(args) > self.index and isinstance(args[self.index], (Session, scoped_session, self.session_class)):
             return args[self.index]
         return None
 
@@ -103,7 +102,7 @@ class Injection:
         """The arguments of a call with *session* in its place."""
         if self.parameter is None:
             return args, kwargs
-        if self.index is not None and len(args) >= self.index:
+        if self.index is not None and len(args) >= self.index and self.parameter not in kwargs:  # there it is None
             return (*args[: self.index], session, *args[self.index :]), kwargs
         return args, {**kwargs, self.parameter: session}
 
@@ -145,7 +144,7 @@ def _resolved(function: Any, annotation: str) -> Any:
     names = dict(getattr(inner, "__globals__", {}))
     try:
         names.update(inspect.getclosurevars(inner).nonlocals)
-        return eval(annotation, names)  # the function's own annotation, as typing.get_type_hints() evaluates it
+        return eval(annotation, names)  # noqa: S307 - the function's own annotation, as typing.get_type_hints() evaluates it
     except Exception:  # whatever keeps it from being evaluated, its text is left to judge by
         return annotation
 

@@ -142,13 +142,13 @@ def unit_options(values: Mapping[str, Any]) -> UnitOptions:
     if not values:
         return DEFAULT
     try:
-        return _remembered(tuple(values.items()))
+        return _remembered(tuple(values.items()), tuple(map(type, values.values())))
     except TypeError:  # a value that is not hashable: settings={...}
         return _made(values)
 
 
-@lru_cache(maxsize=256, typed=True)
-def _remembered(items: tuple[tuple[str, Any], ...]) -> UnitOptions:
+@lru_cache(maxsize=256)
+def _remembered(items: tuple[tuple[str, Any], ...], types: tuple[type, ...]) -> UnitOptions:  # for True and 1 are equal
     return _made(dict(items))
 
 

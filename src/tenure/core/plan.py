@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Generator, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, TypeVar
 
-from tenure.exceptions import brief
+from tenure.exceptions import annotate, brief
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -79,6 +79,9 @@ class Facts(Protocol):
         """Whether the COMMIT that has just succeeded stored something."""
         ...
 
+    def took_place(self) -> bool:
+        """Whether the COMMIT was done, although an error came: what raised it ran after the COMMIT."""
+
     def in_doubt(self, error: BaseException) -> BaseException | None:
         """The error to raise when it is not known whether the COMMIT that raised *error* took place."""
 
@@ -120,10 +123,13 @@ def settle(body: BaseException | None, facts: Facts, keep: Step = Step.COMMIT, u
     try:
         yield keep
     except BaseException as failed:  # whatever it was, what has begun must be ended
+        if facts.took_place():
+            annotate(failed, "tenure: this was raised after the COMMIT, which stands.")
+            return Verdict(_kept(facts), failed)
         doubt = facts.in_doubt(failed)
         outcome = Outcome.ROLLED_BACK if doubt is None else Outcome.UNKNOWN
         return Verdict(outcome, (yield from _undone(doubt or failed, undo)))
-    return Verdict(Outcome.COMMITTED if facts.stored() else Outcome.READ_ONLY)
+    return Verdict(_kept(facts))
 
 
 def end(body: BaseException | None, facts: Facts, settled: Verdict | None = None) -> Plan:
@@ -137,6 +143,10 @@ def end(body: BaseException | None, facts: Facts, settled: Verdict | None = None
         else:
             verdict.error = failed
     return verdict
+
+
+def _kept(facts: Facts) -> Outcome:
+    return Outcome.COMMITTED if facts.stored() else Outcome.READ_ONLY
 
 
 def _undone(error: BaseException | None, undo: Step) -> Generator[Step, None, BaseException | None]:
@@ -156,7 +166,7 @@ def _first(error: BaseException, later: BaseException) -> BaseException:
     """Which of two errors the caller sees; an interruption or a cancellation goes before an ordinary error."""
     if isinstance(error, Exception) and not isinstance(later, Exception):
         error, later = later, error
-    error.add_note(f"tenure: ending the unit failed as well ({brief(later)}); its connection was discarded.")
+    annotate(error, f"tenure: ending the unit failed as well ({brief(later)}); its connection was discarded.")
     return error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from contextvars import Token
@@ -16,7 +17,7 @@ from tenure.callsite import Site, words
 from tenure.core import events
 from tenure.core.options import UnitOptions
 from tenure.core.plan import Outcome, Step
-from tenure.exceptions import BadOption, CommitUnknown, NotOwner, RollbackOnly, UnitEnded, brief
+from tenure.exceptions import BadOption, CommitUnknown, NotOwner, RollbackOnly, UnitEnded, annotate, brief
 
 if TYPE_CHECKING:
     from tenure.core.base import BaseDatabase
@@ -65,6 +66,7 @@ class BaseUnit(Generic[S]):
     savepoint: SessionTransaction | None = None
     end_site: Site | None = None
     end_time = 0.0
+    partly_stored = False  # a checkpoint has committed something: what follows may fail, but not undo it
     _asked: str | None = None
     _session: S | None = None
     _door: UnitSession | None = None
@@ -86,9 +88,15 @@ class BaseUnit(Generic[S]):
         self.options = options
         self.site = site
         self.parent = parent
-        self.root: BaseUnit[S] = parent.root if joins and parent is not None else self
+        self._root = parent.root if joins and parent is not None else None
         self._name = name
         self.opened = time.monotonic()
+
+    def __del__(self) -> None:
+        """The last net: nobody can end this unit any more."""
+        if not self.ended and self._door is not None and self._door.touched and not sys.is_finalizing():
+            self._door.keep(self)
+            self._door.dropped()
 
     # -- what a user sees ---------------------------------------------------------------------------
 
@@ -157,12 +165,17 @@ class BaseUnit(Generic[S]):
             unit = None if unit.root is unit else unit.parent
         return False
 
+    @property
+    def root(self) -> BaseUnit[S]:
+        """The unit that has the session and the transaction: this one, or the one that it has joined."""
+        return self._root or self
+
     # -- what the shells and the session ask ----------------------------------------------------------
 
     @property
     def owns(self) -> bool:
         """Whether this unit opened the transaction, and so may end it."""
-        return self.root is self
+        return self._root is None
 
     @property
     def door(self) -> UnitSession | None:
@@ -175,6 +188,12 @@ class BaseUnit(Generic[S]):
         while unit.savepoint is None and unit.root is not unit and unit.parent is not None:
             unit = unit.parent
         return unit
+
+    def ended_unused(self) -> bool:
+        """Whether nothing was done here that needs an end: no failure, and not even the session was used. Closes that."""
+        if self.root is not self or self._asked is not None or self._failures or self.settled:
+            return False
+        return self._door is None or self._door.retire()
 
     def descends_from(self, root: BaseUnit[Any]) -> bool:
         """Whether *root* is this unit's own or one further out."""
@@ -223,6 +242,7 @@ class BaseUnit(Generic[S]):
 
     def checkpoint(self, outcome: Outcome) -> None:
         """The transaction was ended by the unit's own code, and the unit goes on: the hooks that this makes due are due now."""
+        self.partly_stored = self.partly_stored or (outcome is Outcome.COMMITTED and self.stored())
         self._due = self.take_hooks(outcome)
 
     @property
@@ -281,7 +301,11 @@ class BaseUnit(Generic[S]):
 
     def stored(self) -> bool:
         """Whether the COMMIT that has just succeeded stored something."""
-        return self._door is not None and self._door.wrote
+        return self.partly_stored or (self._door is not None and self._door.wrote and not self.options.readonly)
+
+    def took_place(self) -> bool:
+        """Whether the COMMIT was done, although an error came: what raised it ran after the COMMIT."""
+        return self.savepoint is None and self._door is not None and self._door.commit_done()
 
     def in_doubt(self, error: BaseException) -> BaseException | None:
         """What to raise when the connection was lost, or the program interrupted, while COMMIT was under way; else None."""
@@ -290,13 +314,22 @@ class BaseUnit(Generic[S]):
             return None
         what = f"in COMMIT of {self.name!r} ({words(self.site)}): {brief(error)}. The work may or may not be stored. Check before a rerun."
         if not isinstance(error, Exception):  # an interruption or a cancellation goes on as what it is
-            error.add_note(f"tenure: interrupted {what} [commit-unknown]")
+            annotate(error, f"tenure: interrupted {what} [commit-unknown]")
             return error
         if not (isinstance(error, DBAPIError) and error.connection_invalidated):
             return None
         unknown = CommitUnknown(f"connection lost {what}")
         unknown.__cause__ = error
         return unknown
+
+    def unfit(self) -> Exception | None:
+        """The error for a checkpoint of a unit that may not commit."""
+        if self._asked is None:
+            return self.swallowed()
+        return RollbackOnly(
+            f"{self.name!r} ({words(self.site)}) was to commit at {words(callsite.here(3))} after rollback_only({self._asked!r}), and was"
+            " rolled back. Leave out one of the two."
+        )
 
     # -- carrying out a plan ----------------------------------------------------------------------------------
 
@@ -329,6 +362,9 @@ class BaseUnit(Generic[S]):
         self.end_site = site
         self.end_time = time.monotonic()
         self._session = None
+        if self._door is not None:
+            self._door.keep(self)
+            self._door = None
         if error is not None:
             self.reason = type(error).__name__
         elif self._asked is not None:
@@ -336,6 +372,10 @@ class BaseUnit(Generic[S]):
         if self.root is self and events.wanted(events.UnitClosed):
             took = self.end_time - self.opened
             events.tell(events.UnitClosed(self.database.name, self.name, self.site, outcome, self.reason, took))
+
+    def forget_session(self) -> None:
+        """Let go of the session, which knows its unit: a cycle would leave both to the garbage collector."""
+        self._session = self._door = None
 
     def refuse_unless_owner(self, operation: str) -> None:
         """Raise NotOwner where this unit has joined another."""

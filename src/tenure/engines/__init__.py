@@ -1,0 +1,1 @@
+"""What tenure adds around an ``Engine``. Knows nothing of units."""

@@ -113,6 +113,10 @@ def _engine(create: Any, url: URL, options: dict[str, Any]) -> Any:
         engine = create(url, **{**preset, **options})
     except (TypeError, ArgumentError) as error:
         raise BadOption(f"create_engine() refused an option for {url.drivername!r}: {error}") from error
+    except ImportError as error:
+        raise BadOption(
+            f"the driver of {url.drivername!r} is not installed: {error}. Install it, or name another as dialect+driver://…."
+        ) from error
     if backend == "sqlite":
         sqlite.prepare(getattr(engine, "sync_engine", engine))
     return engine

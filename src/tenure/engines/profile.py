@@ -37,6 +37,7 @@ class Profile:
         failure_spoils: A failed statement spoils its transaction, whose COMMIT is then a silent ROLLBACK (PostgreSQL).
         takes_settings: The server has settings that end with the transaction (``SET LOCAL``).
         isolation: The isolation of its transactions, where there is but one; else it is asked.
+        switches: The driver's own ``connection.autocommit`` switches without a round trip.
         client_errors_linger: An error found by the driver leaves the server in mid-statement (asyncpg in autocommit).
         read: Execution options of a connection for plain reads.
         write: Execution options of a connection for a transaction.
@@ -50,6 +51,7 @@ class Profile:
     failure_spoils: bool = False
     takes_settings: bool = False
     isolation: str | None = None
+    switches: bool = False
     client_errors_linger: bool = False
     read: Mapping[str, Any] = field(default_factory=dict[str, Any])
     write: Mapping[str, Any] = field(default_factory=dict[str, Any])
@@ -68,8 +70,9 @@ def profile_of(engine: Engine) -> Profile:
             reads_alone=buffers,
             failure_spoils=True,
             takes_settings=True,
+            switches=buffers,
             client_errors_linger=driver == "asyncpg",
-            read={"isolation_level": "AUTOCOMMIT"},
+            read={} if buffers else {"isolation_level": "AUTOCOMMIT"},
             readonly={"postgresql_readonly": True},
         )
     if family == "mysql":

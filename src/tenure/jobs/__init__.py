@@ -1,0 +1,1 @@
+"""Work outside requests: a short file per runner."""

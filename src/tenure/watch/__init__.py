@@ -1,0 +1,1 @@
+"""Readers of events: logs, metrics and the page."""

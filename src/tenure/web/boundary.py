@@ -185,6 +185,7 @@ class BlockingRequest(Request):
             verdict = self._database.settle(unit, error)
             self.settled = Verdict(verdict.outcome)
             if verdict.error is not None and verdict.error is not error:
+                unit.reason = type(verdict.error).__name__
                 raise verdict.error
 
     def finish(self, error: BaseException | None = None) -> None:

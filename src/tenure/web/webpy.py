@@ -46,21 +46,24 @@ def processor(
 
 def _answer(request: BlockingRequest, handle: Callable[[], Any]) -> Any:
     first: list[Any] = []
+    result: Any = None
+    answer: BaseException | None = None
     try:
-        result = handle()
-        if hasattr(result, "__next__"):  # a body made while it is sent; web.py reads the status after its first part
-            first = [part for _, part in zip(range(1), result, strict=False)]
+        try:
+            result = handle()
+            if hasattr(result, "__next__"):  # a body made while it is sent; web.py reads the status after its first part
+                first = [part for _, part in zip(range(1), result, strict=False)]
+        except web.HTTPError as raised:  # web.py raises its answers: a redirect is one, and so is what it makes of an error
+            answer = raised
         request.settle(_status())
-    except web.HTTPError:  # web.py raises its answers: a redirect is one, and so is what it makes of an error
-        request.settle(_status())
-        request.finish()
-        raise
     except BaseException as error:
         request.finish(error)
         raise
-    if hasattr(result, "__next__"):
+    if answer is None and hasattr(result, "__next__"):
         return _body(request, first, result)
     request.finish()
+    if answer is not None:
+        raise answer
     return result
 
 

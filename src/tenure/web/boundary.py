@@ -8,12 +8,12 @@ read, but must not write. ``finish`` ends it.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextvars import Token
-from typing import Any, Final, Literal, TypeAlias, get_args
+from typing import Any, Final, Literal, Self, TypeAlias, get_args
 
 from tenure import callsite
-from tenure.callsite import words
+from tenure.callsite import Site, words
 from tenure.core import events
 from tenure.core.base import BaseDatabase
 from tenure.core.current import Place
@@ -26,9 +26,10 @@ from tenure.exceptions import BadOption, LostWork
 CommitIf: TypeAlias = Callable[[int], bool]
 Commit: TypeAlias = Literal["auto", "explicit"]
 
-_WORK: Final = UnitOptions()
-_LATE: Final = UnitOptions(readonly=True)
-_OPENING: Final = threading.Lock()  # two threads of one request may ask first at the same time
+_OPTIONS: Final = UnitOptions()
+# Two threads of one request may ask first, or end it, at the same time. A lock that may be taken again, for the garbage
+# collector may end a request in the thread that is about to open another.
+_TURN: Final = threading.RLock()
 
 
 def keeps(status: int) -> bool:
@@ -82,13 +83,14 @@ class Request:
 
     """
 
-    __slots__ = ("__weakref__", "boundary", "name", "over", "settled", "token", "unit")
+    __slots__ = ("__weakref__", "boundary", "finishing", "name", "over", "settled", "token", "unit")
 
     def __init__(self, boundary: Boundary, name: str) -> None:
         self.boundary = boundary
         self.name = name
         self.unit: BaseUnit[Any] | None = None
         self.settled: Verdict | None = None
+        self.finishing = False
         self.over = False
         self.token: Token[Place] | None = boundary.database.current_place.var.set(self)
 
@@ -98,14 +100,17 @@ class Request:
 
     def open(self) -> BaseUnit[Any] | None:
         """The request's unit, opened now if nothing has asked before; None when the request is over."""
-        if self.over or self.unit is not None:
-            return None if self.over else self.unit
-        with _OPENING:
-            if self.unit is None:
+        if self.unit is None:
+            self._open(callsite.here(2))
+        return None if self.over else self.unit
+
+    def _open(self, site: Site | None) -> None:
+        with _TURN:
+            if self.unit is None and not self.over:
                 database = self.boundary.database
-                options = _WORK if self.settled is None else _LATE
-                self.unit = database.unit_class(database, options, callsite.here(2), name=self.name)
-        return self.unit
+                unit = database.unit_class(database, _OPTIONS, site, name=self.name)
+                unit.settled = self.settled is not None
+                self.unit = unit
 
     # -- where it is current ----------------------------------------------------------------------------
 
@@ -122,9 +127,11 @@ class Request:
 
     def decide(self, status: int, error: BaseException | None) -> BaseUnit[Any] | None:
         """The unit to settle for an answer with *status*, told to roll back if that is what the answer means."""
-        unit = self.unit
-        if unit is None:
-            return None
+        with _TURN:  # a unit that another thread opens from now on comes too late to write
+            unit = self.unit
+            if unit is None:
+                self.settled = Verdict(Outcome.READ_ONLY)
+                return None
         unit.reason = f"status {status}" if error is None else type(error).__name__
         if error is None and self.boundary.explicit:
             self._leave_nothing(unit, status)
@@ -180,24 +187,29 @@ class BlockingRequest(Request):
         if self.settled is not None:
             return
         unit = self.decide(status, error)
-        self.settled = Verdict(Outcome.READ_ONLY)
-        if unit is not None:
+        if unit is None:
+            return
+        try:
             verdict = self._database.settle(unit, error)
-            self.settled = Verdict(verdict.outcome)
-            if verdict.error is not None and verdict.error is not error:
-                unit.reason = type(verdict.error).__name__
-                raise verdict.error
+        finally:
+            self.settled = Verdict(unit.outcome or Outcome.UNKNOWN)  # also when a hook was interrupted
+        if verdict.error is not None and verdict.error is not error:
+            unit.reason = type(verdict.error).__name__
+            raise verdict.error
 
     def finish(self, error: BaseException | None = None) -> None:
         """The body was sent, or the client has left: the unit ends. Once, from any thread; later calls do nothing."""
-        if self.over:
-            return
+        with _TURN:
+            if self.finishing:
+                return
+            self.finishing = True
         try:
             if self.settled is None:  # the host gave up before there was a status
                 self.settle(500, error or RuntimeError("the request ended without an answer"))
         finally:
             self.check_body()
-            self.over = True
+            with _TURN:
+                self.over = True
             if self.unit is not None:
                 self._database.leave(self.unit, error, callsite.here(2), self.settled)
 
@@ -206,3 +218,65 @@ class BlockingRequest(Request):
         database = self.boundary.database
         assert isinstance(database, Database)
         return database
+
+
+class BlockingBody:
+    """A body that is made while it is sent, each part within its request.
+
+    Its unit ends with it, with ``close()`` when the client has left, or when a server drops it.
+
+    Args:
+        request: The request that it answers.
+        parts: What the application gave.
+
+    """
+
+    def __init__(self, request: BlockingRequest, parts: Iterable[Any]) -> None:
+        self.request = request
+        self._closed = False
+        self._given = parts
+        self._ahead: list[Any] = []
+        self._parts = iter(parts)
+
+    def ahead(self) -> bool:
+        """Make one part before it is asked for, as where only that brings the status; False when there is none."""
+        for part in self._parts:
+            self._ahead.append(part)
+            return True
+        return False
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Any:
+        if self._ahead:
+            return self._ahead.pop(0)
+        token = self.request.enter()
+        try:
+            return next(self._parts)
+        except StopIteration:
+            self.request.finish()
+            raise
+        except BaseException as error:
+            self.request.finish(error)
+            raise
+        finally:
+            self.request.leave(token)
+
+    def close(self, error: BaseException | None = None) -> None:
+        """Close what the application gave, once, and end the unit. *error* is what kept the body from being sent."""
+        if self._closed:
+            return
+        self._closed = True
+        token = self.request.enter()
+        try:
+            if (close := getattr(self._given, "close", None)) is not None:
+                close()
+        finally:
+            try:
+                self.request.finish(error)
+            finally:
+                self.request.leave(token)
+
+    def __del__(self) -> None:
+        self.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -12,7 +12,7 @@ import web
 
 from tenure.core.database import Database
 from tenure.core.decorate import fill
-from tenure.web.boundary import BlockingBoundary, BlockingRequest, Commit, CommitIf
+from tenure.web.boundary import BlockingBody, BlockingBoundary, BlockingRequest, Commit, CommitIf
 
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
@@ -45,46 +45,23 @@ def processor(
 
 
 def _answer(request: BlockingRequest, handle: Callable[[], Any]) -> Any:
-    first: list[Any] = []
-    result: Any = None
-    answer: BaseException | None = None
+    body: BlockingBody | None = None
     try:
         try:
             result = handle()
-            if hasattr(result, "__next__"):  # a body made while it is sent; web.py reads the status after its first part
-                first = [part for _, part in zip(range(1), result, strict=False)]
-        except web.HTTPError as raised:  # web.py raises its answers: a redirect is one, and so is what it makes of an error
-            answer = raised
+            if hasattr(result, "__next__"):  # made while it is sent; web.py reads the status after its first part
+                result = body = BlockingBody(request, result)
+                body.ahead()
+        except web.HTTPError:  # web.py raises its answers: a redirect is one, and so is what it makes of an error
+            request.settle(_status())
+            raise
         request.settle(_status())
     except BaseException as error:
-        request.finish(error)
+        (request.finish if body is None else body.close)(error)
         raise
-    if answer is None and hasattr(result, "__next__"):
-        return _body(request, first, result)
-    request.finish()
-    if answer is not None:
-        raise answer
+    if body is None:
+        request.finish()
     return result
-
-
-def _body(request: BlockingRequest, first: list[Any], rest: Iterator[Any]) -> Iterator[Any]:
-    error: BaseException | None = None
-    try:
-        yield from first
-        while True:
-            token = request.enter()
-            try:
-                part = next(rest)
-            except StopIteration:
-                return
-            finally:
-                request.leave(token)
-            yield part
-    except BaseException as raised:
-        error = raised
-        raise
-    finally:
-        request.finish(None if isinstance(error, GeneratorExit) else error)
 
 
 def _status() -> int:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Self, TypeAlias
+from collections.abc import Callable, Iterable
+from typing import Any, TypeAlias
 
 from tenure.core.database import Database
-from tenure.web.boundary import BlockingBoundary, BlockingRequest, Commit, CommitIf
+from tenure.web.boundary import BlockingBody, BlockingBoundary, BlockingRequest, Commit, CommitIf
 
 WSGIApplication: TypeAlias = Callable[[dict[str, Any], Any], Iterable[bytes]]
 
@@ -53,12 +53,15 @@ class _Answer:
         self.request = request
         self.start_response = start_response
         self.withheld: tuple[Any, ...] | None = None
-        self.write: Callable[[bytes], Any] | None = None
+        self.begun = False
+        self.write: Any = None
 
     def start(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Callable[[bytes], Any]:
         """The ``start_response`` that the application sees."""
-        if self.write is not None:  # the answer has begun: only an error may come now, and the server raises it
+        if self.begun:  # only an error may come now, and the server raises it
             return self.start_response(status, headers, exc_info)  # type: ignore[no-any-return]
+        if self.withheld is not None and exc_info is None:
+            raise AssertionError("the WSGI application called start_response again without exc_info")
         self.withheld = (status, headers) if exc_info is None else (status, headers, exc_info)
         return self.write_at_once
 
@@ -69,17 +72,18 @@ class _Answer:
     def write_at_once(self, data: bytes) -> None:
         """The legacy ``write()``: it sends, so the work is settled first."""
         self.release()
-        assert self.write is not None
         self.write(data)
 
     def release(self) -> None:
         """Settle the work by the status, then let the answer begin."""
-        if self.write is not None:
+        if self.begun:
             return
         if self.withheld is None:
             raise AssertionError("the WSGI application gave a body without calling start_response")
         self.request.settle(int(self.withheld[0].split(None, 1)[0]))
+        self.begun = True
         self.write = self.start_response(*self.withheld)
+        self.withheld = ()  # exc_info must not be kept
 
     def begin(self, iterable: Iterable[bytes]) -> Iterable[bytes]:
         """The body to send for the application's *iterable*."""
@@ -87,70 +91,12 @@ class _Answer:
             self.release()
             self.request.finish()
             return iterable
-        body = _Body(self, iterable)
+        body = BlockingBody(self.request, iterable)
         try:
-            body.reach_status()
-        except BaseException:
-            body.close_iterable()
+            while not self.started() and body.ahead():
+                pass  # a generator may call start_response as late as with its first chunk
+            self.release()
+        except BaseException as error:
+            body.close(error)
             raise
         return body
-
-
-class _Body:
-    """A body that is made while it is sent. Its unit ends with it, with ``close()``, or when a server drops it."""
-
-    def __init__(self, answer: _Answer, iterable: Iterable[bytes]) -> None:
-        self.answer = answer
-        self.iterable = iterable
-        self.iterator: Iterator[bytes] | None = None
-        self.first: list[bytes] = []
-
-    def reach_status(self) -> None:
-        """A generator may call ``start_response`` as late as with its first chunk; run it that far."""
-        if not self.answer.started():
-            self.iterator = iter(self.iterable)
-            for chunk in self.iterator:
-                self.first.append(chunk)
-                if self.answer.started():
-                    break
-        self.answer.release()
-
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> bytes:
-        if self.first:
-            return self.first.pop(0)
-        request = self.answer.request
-        token = request.enter()
-        try:
-            if self.iterator is None:
-                self.iterator = iter(self.iterable)
-            return next(self.iterator)
-        except StopIteration:
-            request.finish()
-            raise
-        except BaseException as error:
-            request.finish(error)
-            raise
-        finally:
-            request.leave(token)
-
-    def close(self) -> None:
-        """Called by the server when the body was sent or the client has left."""
-        token = self.answer.request.enter()
-        try:
-            self.close_iterable()
-        finally:
-            self.answer.request.finish()
-            self.answer.request.leave(token)
-
-    def close_iterable(self) -> None:
-        """Close the application's own iterable, as WSGI asks."""
-        close = getattr(self.iterable, "close", None)
-        if close is not None:
-            close()
-
-    def __del__(self) -> None:
-        if not self.answer.request.over:  # a server that never called close()
-            self.answer.request.finish()

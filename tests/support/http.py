@@ -1,0 +1,134 @@
+"""Real HTTP for the tests: WSGI servers in threads of this process, and a client on a bare socket that sees every byte come."""
+
+import contextlib
+import socket
+import socketserver
+import struct
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Self
+from wsgiref import simple_server
+
+from support.face import PATIENCE
+
+Address = tuple[str, int]
+
+
+class Talk:
+    """One request on a connection of its own, whose answer is read bit by bit."""
+
+    def __init__(self, address: Address, path: str = "/", method: str = "GET", body: bytes = b"") -> None:
+        self._socket = socket.create_connection(address, PATIENCE)
+        head = f"{method} {path} HTTP/1.0\r\nHost: test\r\nContent-Length: {len(body)}\r\n\r\n"
+        self._socket.sendall(head.encode() + body)
+        self._file = self._socket.makefile("rb")
+
+    def status(self) -> int:
+        """The status, as soon as its line is here."""
+        return int(self._file.readline().split()[1])
+
+    def headers(self) -> dict[str, str]:
+        found = {}
+        while line := self._file.readline().strip():
+            name, _, value = line.decode().partition(":")
+            found[name.lower()] = value.strip()
+        return found
+
+    def line(self) -> str:
+        """The next line of the body."""
+        return self._file.readline().decode().rstrip("\n")
+
+    def rest(self) -> str:
+        """The body until the server closes; then the connection is closed."""
+        with self:
+            return self._file.read().decode()
+
+    def leave(self) -> None:
+        """Go away in the middle: the server's next write fails."""
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._file.close()
+        self._socket.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._file.close()
+        self._socket.close()
+
+
+@dataclass(frozen=True)
+class Response:
+    status: int
+    headers: dict[str, str]
+    text: str
+
+
+def fetch(address: Address, path: str = "/", method: str = "GET", body: bytes = b"") -> Response:
+    """A whole request and its answer."""
+    with Talk(address, path, method, body) as talk:
+        return Response(talk.status(), talk.headers(), talk.rest())
+
+
+@contextlib.contextmanager
+def cheroot(app: Any, threads: int = 10) -> Iterator[Address]:
+    """*app* on the server of web.py, whose worker threads serve one request after another in one context."""
+    from cheroot import wsgi
+
+    server = wsgi.Server(("127.0.0.1", 0), app, numthreads=threads, max=threads, request_queue_size=256)
+    server.expiration_interval = 0.02  # how soon it notices that it was stopped
+    server.prepare()
+    thread = threading.Thread(target=server.serve, name="cheroot")
+    thread.start()
+    try:
+        yield server.bind_addr
+    finally:
+        server.stop()
+        thread.join()
+
+
+@contextlib.contextmanager
+def wsgiref(app: Any, threads: int = 0) -> Iterator[Address]:
+    """*app* on the server of the standard library, with a new thread for each request."""
+    server = simple_server.make_server("127.0.0.1", 0, app, _Threaded, _Silent)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, name="wsgiref")
+    thread.start()
+    try:
+        yield server.server_address[:2]
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+class _Threaded(socketserver.ThreadingMixIn, simple_server.WSGIServer):
+    request_queue_size = 256
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that has left is no news."""
+
+
+class _Silent(simple_server.WSGIRequestHandler):
+    def log_message(self, *args: Any) -> None:
+        """The tests look at the answers."""
+
+
+def at_once(count: int, call: Any) -> list[Any]:
+    """The results of *call* with each number below *count*, all at once, each in a thread of its own."""
+    results: list[Any] = [None] * count
+    barrier = threading.Barrier(count)
+
+    def work(number: int) -> None:
+        barrier.wait(PATIENCE)
+        try:
+            results[number] = call(number)
+        except Exception as error:
+            results[number] = error
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return results

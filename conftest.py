@@ -1,17 +1,22 @@
 """The Python examples in README.md and docs/ are run, each document in a folder of its own."""
 
 import contextlib
+import logging
 import tempfile
 from typing import Any
 
+from sqlalchemy import Engine
 from sybil import Sybil
-from sybil.parsers.markdown import PythonCodeBlockParser, SkipParser
+from sybil.parsers.markdown import SkipParser
+
+from support.documents import ExampleParser
 
 
 def _begin(namespace: dict[str, Any]) -> None:
     stack = namespace["__document__"] = contextlib.ExitStack()
     folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="tenure-docs-"))
     stack.enter_context(contextlib.chdir(folder))
+    stack.callback(logging.getLogger("tenure").setLevel, logging.NOTSET)
 
 
 def _end(namespace: dict[str, Any]) -> None:
@@ -21,11 +26,13 @@ def _end(namespace: dict[str, Any]) -> None:
     for value in list(namespace.values()):
         if isinstance(value, tenure.Database):
             stack.callback(value.close)
+        elif isinstance(value, Engine):
+            stack.callback(value.dispose)
     stack.close()
 
 
 pytest_collect_file = Sybil(
-    parsers=[PythonCodeBlockParser(), SkipParser()],
+    parsers=[ExampleParser(), SkipParser()],
     patterns=["README.md", "docs/*.md", "docs/**/*.md"],
     setup=_begin,
     teardown=_end,

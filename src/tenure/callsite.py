@@ -34,7 +34,7 @@ def _rank(filename: str) -> int:
     if any(part in filename for part in _INSTALLED):
         rank = 2 if filename.startswith(_LIBRARY[:2]) else 1
     else:
-        rank = 2 if filename.startswith(_LIBRARY) or filename.startswith("<frozen") else 0
+        rank = 2 if filename.startswith((*_LIBRARY, "<frozen", "<sqlalchemy")) else 0
     _RANKS[filename] = rank
     return rank
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Concatenate, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, overload
 
 from sqlalchemy.engine import URL, Engine
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.util import await_only, greenlet_spawn
 
 from tenure import callsite
@@ -25,6 +24,14 @@ from tenure.core.shield import finish
 from tenure.core.unit import BaseUnit, Hook
 from tenure.engines import presets, sqlite
 from tenure.exceptions import BadOption, WrongDriver
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+else:
+    try:
+        from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+    except ImportError:  # SQLAlchemy 2.1 wants greenlet for it, which those who do without asyncio need not have
+        AsyncEngine = AsyncSession = type("AsyncioIsMissing", (), {})
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -146,6 +153,8 @@ class AsyncDatabase(BaseDatabase[AsyncSession]):
         finish_within: float = 10.0,
         **engine_options: Any,
     ) -> None:
+        if callsite.getcurrent is None:
+            raise ImportError("AsyncDatabase needs greenlet, by which SQLAlchemy serves asyncio. Install tenure[asyncio].")
         opts.check_seconds("finish_within", finish_within, above=0.0)
         self._owns_engine = not isinstance(url_or_engine, AsyncEngine)
         if isinstance(url_or_engine, Engine):

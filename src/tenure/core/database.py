@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, Concatenate, ParamSpec, TypeVar, overload
 
 from sqlalchemy.engine import URL, Engine
-from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.orm import Session
 
 from tenure import callsite
@@ -169,7 +168,7 @@ class Database(BaseDatabase[Session]):
         **engine_options: Any,
     ) -> None:
         self._owns_engine = not isinstance(url_or_engine, Engine)
-        if isinstance(url_or_engine, AsyncEngine):
+        if hasattr(url_or_engine, "sync_engine"):
             raise WrongDriver("an AsyncEngine was given to Database. Use AsyncDatabase.")
         if isinstance(url_or_engine, Engine):
             engine = taken(url_or_engine, engine_options)

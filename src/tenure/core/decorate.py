@@ -6,7 +6,7 @@ import asyncio
 import inspect
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from sqlalchemy.orm import Session
 
@@ -150,7 +150,16 @@ def adecorate(database: AsyncDatabase, function: Any, options: UnitOptions, sess
     return carried.dress(wrapper)
 
 
-def fill(database: Database, function: Any) -> Any:
+class HasSession(Protocol):
+    """What knows the session that is current when a function is called: a ``Database``, or a host that looks it up."""
+
+    @property
+    def session(self) -> Session:
+        """That session."""
+        ...
+
+
+def fill(database: HasSession, function: Any) -> Any:
     """*function* with its session parameter filled in from the current unit; *function* itself if it has none.
 
     For hosts whose request is a unit already: the function is that unit's own code, and may be a generator.

@@ -9,11 +9,13 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import web
+from sqlalchemy.orm import Session
 
 from tenure.core.database import Database
 from tenure.core.decorate import fill
 from tenure.web.boundary import BlockingBody, BlockingBoundary, BlockingRequest, Commit, CommitIf
 
+_DATABASE = "tenure_database"  # in web.ctx: the database of the request
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 
@@ -32,6 +34,8 @@ def processor(
     handlers = _Handlers(database)
 
     def process(handle: Callable[[], Any]) -> Any:
+        if not hasattr(web.ctx, _DATABASE):  # else an application around this one has said whose unit the request is
+            setattr(web.ctx, _DATABASE, database)
         handlers.fill(web.ctx.app_stack[-1])
         if boundary.inside():  # a mounted application with a processor of its own
             return handle()
@@ -68,11 +72,28 @@ def _status() -> int:
     return int(web.ctx.status.split(None, 1)[0])
 
 
+class _OfTheRequest:
+    """The database of the request that is current.
+
+    A handler class outlives the application that filled it in first: in tests, and wherever a program makes its application
+    twice, each with a database of its own.
+    """
+
+    def __init__(self, first: Database) -> None:
+        self._first = first
+
+    @property
+    def session(self) -> Session:
+        """The session of the request's unit."""
+        database: Database = getattr(web.ctx, _DATABASE, self._first)
+        return database.session
+
+
 class _Handlers:
     """The handler classes of an application, and of what is mounted in it: each gets its session parameter filled in, once."""
 
     def __init__(self, database: Database) -> None:
-        self._database = database
+        self._database = _OfTheRequest(database)
         self._seen: WeakKeyDictionary[Any, tuple[Any, int]] = WeakKeyDictionary()
 
     def fill(self, app: Any) -> None:

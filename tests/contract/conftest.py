@@ -5,14 +5,12 @@ import importlib
 from pathlib import Path
 
 import pytest
-import sqlalchemy as sa
 
 from contract.host import Gate, Host
 
 from support import http
-from support.models import Order, Pledge, User
 from support.servers import DRIVERS
-from support.telling import listening
+from support.telling import stored, told  # noqa: F401 - fixtures
 
 
 def _hosts() -> dict[str, Host]:
@@ -40,29 +38,8 @@ def _at_odds(call):
 
 
 @pytest.fixture
-def told():
-    """What tenure tells its readers during the test."""
-    with listening() as told:
-        yield told
-
-
-@pytest.fixture
 def gate(face):
     return Gate(is_async=face.is_async)
-
-
-@pytest.fixture
-def stored(face):
-    """``stored(User)`` gives the names or ids in the database, seen on a connection that no host knows."""
-    blocking = {"sqlite": "sqlite", "postgresql": "postgresql+psycopg"}
-    engine = sa.create_engine(face.db.engine.url.set(drivername=blocking[face.dialect]), poolclass=sa.NullPool)
-    shown = {User: User.name, Order: Order.note, Pledge: Pledge.id}
-
-    def stored(model=User):
-        with engine.connect() as connection:
-            return sorted(connection.scalars(sa.select(shown[model])))
-
-    return stored
 
 
 class Site:

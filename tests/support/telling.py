@@ -1,55 +1,51 @@
-"""A reader of events for the tests: what was told, and a wait until enough was."""
+"""For tests with servers and schedulers in other threads: what was told, once enough was; and the rows, seen from outside."""
 
-import contextlib
 import threading
-from collections.abc import Iterator
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
 
 from tenure.core import events
 
-from support.face import PATIENCE
+from support import probe
+from support.face import PATIENCE, Face
+from support.models import User
 
-E = TypeVar("E")
 
-
-class Told:
-    """The events told while it listens."""
+class Told(probe.Told):
+    """The events told while it listens, and a wait until there are enough of them."""
 
     def __init__(self) -> None:
-        self._all: list[Any] = []
+        super().__init__()
         self._news = threading.Condition()
-
-    def wants(self, kind: type) -> bool:
-        return True
 
     def __call__(self, event: Any) -> None:
         with self._news:
-            self._all.append(event)
+            self.append(event)
             self._news.notify_all()
 
-    def of(self, kind: type[E], count: int = 0) -> list[E]:
+    def of(self, kind: type[Any], count: int = 0) -> list[Any]:
         """The events of *kind*, once there are at least *count* of them."""
-
-        def found() -> list[E]:
-            return [event for event in self._all if isinstance(event, kind)]
-
         with self._news:
-            if not self._news.wait_for(lambda: len(found()) >= count, PATIENCE):
-                message = f"{len(found())} of {count} {kind.__name__} events came"
+            if not self._news.wait_for(lambda: len(super(Told, self).of(kind)) >= count, PATIENCE):
+                message = f"{len(super().of(kind))} of {count} {kind.__name__} events came"
                 raise TimeoutError(message)
-            return found()
+            return super().of(kind)
 
     def closed(self, count: int = 0) -> list[tuple[str, str, str]]:
         """Name, outcome and reason of each unit that has ended, once *count* have."""
         return [(one.unit, one.outcome.value, one.reason) for one in self.of(events.UnitClosed, count)]
 
 
-@contextlib.contextmanager
-def listening() -> Iterator[Told]:
-    """Hear all that is told."""
-    told = Told()
-    events.READERS.append(told)
-    try:
+@pytest.fixture
+def told() -> Iterator[Told]:
+    """What tenure tells its readers during the test."""
+    with probe.reading(Told()) as told:
         yield told
-    finally:
-        events.READERS.remove(told)
+
+
+@pytest.fixture
+def stored(face: Face) -> Callable[..., list[Any]]:
+    """``stored()`` gives the users' names, ``stored(column)`` another column's values, on a connection of its own."""
+    return lambda column=User.name: probe.stored(face, column)

@@ -300,6 +300,9 @@ PLAIN = {
     "clock of the statement": (sa.select(A).where(A.at < func.now(), A.at < func.current_timestamp()), (*MYSQL, "sqlite")),
     "now in a literal": (sa.select(sa.literal_column("date('now')")), ("sqlite",)),
     "index hint": (sa.select(A).with_hint(A, "USE INDEX (ix)", "mysql").with_hint(A, "USE INDEX (ix)", "mariadb"), MYSQL),
+    "text": (sa.text("SELECT 1, :low"), ("sqlite",)),
+    "text columns": (sa.text("SELECT id FROM a").columns(A.id), ("sqlite",)),
+    "from text": (sa.select(A).from_statement(sa.text("SELECT * FROM a")), ("sqlite",)),
     "straight join": (sa.select(A).prefix_with("STRAIGHT_JOIN"), MYSQL),
     "full text": (sa.select(A).where(mysql.match(A.name, against="x").in_boolean_mode()), MYSQL),
 }  # fmt: skip
@@ -411,9 +414,14 @@ OPTIONS = {"joined load criteria", "loader criteria", "with_expression", "joined
 
 # Whole statements that must pin.
 PINNED = {
-    "text": (sa.text("SELECT 1"), ALL),
-    "text columns": (sa.text("SELECT id FROM a").columns(A.id), ALL),
-    "from statement": (sa.select(A).from_statement(sa.text("SELECT * FROM a")), ALL),
+    "text": (sa.text("SELECT 1"), (*POSTGRESQL, *MYSQL)),
+    "text columns": (sa.text("SELECT id FROM a").columns(A.id), (*POSTGRESQL, *MYSQL)),
+    "from statement": (sa.select(A).from_statement(sa.text("SELECT * FROM a")), (*POSTGRESQL, *MYSQL)),
+    "text that writes": (sa.text("UPDATE a SET x = 1"), ALL),
+    "text that calls": (sa.text("SELECT audit(1)"), ALL),
+    "text with a comment": (sa.text("SELECT 1 -- really"), ALL),
+    "text of the connection": (sa.text("PRAGMA query_only"), ALL),
+    "text from statement that calls": (sa.select(A).from_statement(sa.text("SELECT audit(1)")), ALL),
     "insert": (sa.insert(A), ALL),
     "update": (sa.update(A).values(x=1), ALL),
     "delete": (sa.delete(A), ALL),

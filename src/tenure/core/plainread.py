@@ -14,6 +14,8 @@ from typing import Any, Final
 
 from sqlalchemy.engine.interfaces import Dialect
 from sqlalchemy.sql import CompoundSelect, Select
+from sqlalchemy.sql.elements import TextClause
+from sqlalchemy.sql.selectable import TextualSelect
 
 
 def _words(text: str) -> frozenset[str]:
@@ -217,8 +219,8 @@ class PlainReads:
 
     def __call__(self, statement: object) -> bool:
         """Whether *statement* is a plain read."""
-        if not isinstance(statement, (Select, CompoundSelect)):
-            return False  # text(), from_statement(), DML, DDL, lambdas
+        if not isinstance(statement, (Select, CompoundSelect)) and not self._is_text(statement):
+            return False  # text(), from_statement(), DML, DDL, lambdas, functions by themselves
         # The name is private. It is memoised on the statement and SQLAlchemy computes it for its own cache anyway, so asking is
         # free; there is no public way. tests/core/test_plainread.py fails when it changes.
         key = statement._generate_cache_key()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
@@ -226,6 +228,12 @@ class PlainReads:
             return bool(self._look(statement))
         answer = self._answers.get(key.key)
         return self._learn(key.key, statement) if answer is None else answer
+
+    def _is_text(self, statement: object) -> bool:
+        """Whether *statement* is raw SQL on SQLite, where a transaction begun to be safe would keep all others from writing."""
+        if self._dialect.name != "sqlite":
+            return False
+        return isinstance(statement, (TextClause, TextualSelect)) or bool(getattr(statement, "is_from_statement", False))
 
     def _learn(self, key: Any, statement: Any) -> bool:
         answer = self._look(statement)

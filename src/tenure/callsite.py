@@ -44,6 +44,11 @@ def _is_users(code: CodeType) -> bool:
     return (_rank(code.co_filename) if rank is None else rank) == 0
 
 
+def is_users(site: Site | None) -> bool:
+    """Whether *site* is a line of the user's own code, not of an installed package."""
+    return site is not None and _is_users(site[0])
+
+
 def here(depth: int = 1) -> Site | None:
     """The innermost line of the user's code above the caller, or of an installed package if no other frame is left.
 

@@ -175,7 +175,7 @@ def _sql(session):
         (_sql, rf"work not committed, last execute\(\) at test_boundary.py:{_sql.__code__.co_firstlineno + 1},"),
     ],
 )
-def test_lost_work_is_told_with_its_line(face, stored, told, caplog, work, said):
+def test_lost_work_is_told_with_its_line(face, stored, told, caplog, *, work, said):
     """R15: with `commit="explicit"` a success that would lose work is a warning, and the work is rolled back."""
     with caplog.at_level(logging.WARNING, "tenure"), request(face, "POST /x", commit="explicit") as begun:
         work(face.db.session), (opened := line())

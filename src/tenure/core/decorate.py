@@ -168,9 +168,14 @@ def fill(database: HasSession, function: Any) -> Any:
     if injection.parameter is None:
         return function
 
+    site = callsite.of_function(core_of(function))
+
     def filled(*args: Any, **kwargs: Any) -> Any:
         if injection.given(args, kwargs) is None:
-            args, kwargs = injection.place(database.session, args, kwargs)
+            session: Any = database.session
+            if not callsite.is_users(session.unit.site):  # opened for this function by its host, with no user's line above it
+                session.unit.site = site
+            args, kwargs = injection.place(session, args, kwargs)
         return function(*args, **kwargs)
 
     carry_over(filled, function)

@@ -15,8 +15,7 @@ from tenure.core.database import Database
 from tenure.core.decorate import fill
 from tenure.web.boundary import BlockingBody, BlockingBoundary, BlockingRequest, Commit, CommitIf
 
-_DATABASE = "tenure_database"  # in web.ctx: the database of the request
-_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
+_WHOSE = "tenure_whose"  # in web.ctx: the application whose handlers are at work, and its database
 
 
 def processor(
@@ -34,16 +33,21 @@ def processor(
     handlers = _Handlers(database)
 
     def process(handle: Callable[[], Any]) -> Any:
-        if not hasattr(web.ctx, _DATABASE):  # else an application around this one has said whose unit the request is
-            setattr(web.ctx, _DATABASE, database)
-        handlers.fill(web.ctx.app_stack[-1])
-        if boundary.inside():  # a mounted application with a processor of its own
-            return handle()
-        request = BlockingRequest(boundary, f"{web.ctx.method} {web.ctx.homepath}{web.ctx.path}")
+        app = web.ctx.app_stack[-1]
+        handlers.fill(app)
+        around = getattr(web.ctx, _WHOSE, None)
+        if around is None or around[0] is not app:  # else another processor of this application has said so
+            setattr(web.ctx, _WHOSE, (app, database))
         try:
-            return _answer(request, handle)
+            if boundary.inside():  # a mounted application with a processor of its own
+                return handle()
+            request = BlockingRequest(boundary, f"{web.ctx.method} {web.ctx.homepath}{web.ctx.path}")
+            try:
+                return _answer(request, handle)
+            finally:
+                request.leave(request.token)
         finally:
-            request.leave(request.token)
+            setattr(web.ctx, _WHOSE, around)
 
     return process
 
@@ -72,8 +76,8 @@ def _status() -> int:
     return int(web.ctx.status.split(None, 1)[0])
 
 
-class _OfTheRequest:
-    """The database of the request that is current.
+class _OfTheApplication:
+    """The database of the application that has called a handler.
 
     A handler class outlives the application that filled it in first: in tests, and wherever a program makes its application
     twice, each with a database of its own.
@@ -85,15 +89,15 @@ class _OfTheRequest:
     @property
     def session(self) -> Session:
         """The session of the request's unit."""
-        database: Database = getattr(web.ctx, _DATABASE, self._first)
-        return database.session
+        whose: tuple[Any, Database] | None = getattr(web.ctx, _WHOSE, None)
+        return (self._first if whose is None else whose[1]).session
 
 
 class _Handlers:
     """The handler classes of an application, and of what is mounted in it: each gets its session parameter filled in, once."""
 
     def __init__(self, database: Database) -> None:
-        self._database = _OfTheRequest(database)
+        self._database = _OfTheApplication(database)
         self._seen: WeakKeyDictionary[Any, tuple[Any, int]] = WeakKeyDictionary()
 
     def fill(self, app: Any) -> None:
@@ -101,19 +105,19 @@ class _Handlers:
         mapping, size = self._seen.get(app, (None, 0))
         if mapping is app.mapping and size == len(app.mapping):
             return
+        self._seen[app] = (app.mapping, len(app.mapping))
         for _, target in app.mapping:
             handler = _handler(target, app.fvars)
             if isinstance(handler, web.application):
                 self.fill(handler)
             elif isinstance(handler, type):
-                self._fill_class(handler)
-        self._seen[app] = (app.mapping, len(app.mapping))
+                for kind in handler.__mro__:
+                    self._fill_class(kind)
 
-    def _fill_class(self, handler: type) -> None:
-        for method in _METHODS:
-            function = vars(handler).get(method)
-            if inspect.isfunction(function) and (filled := fill(self._database, function)) is not function:
-                setattr(handler, method, filled)
+    def _fill_class(self, kind: type) -> None:
+        for name, function in list(vars(kind).items()):  # web.py calls the method that has the name of the request's
+            if name.isupper() and inspect.isfunction(function) and (filled := fill(self._database, function)) is not function:
+                setattr(kind, name, filled)
 
 
 def _handler(target: Any, names: dict[str, Any]) -> Any:
@@ -122,5 +126,8 @@ def _handler(target: Any, names: dict[str, Any]) -> Any:
         return target
     if "." in target:
         module, name = target.rsplit(".", 1)
-        return getattr(importlib.import_module(module), name)
+        try:
+            return getattr(importlib.import_module(module), name)
+        except Exception:  # web.py looks it up when its path is asked for, and says so then
+            return None
     return names.get(target)

@@ -18,7 +18,7 @@ class WebPy(Host):
 
     def application(self, face, probes, **boundary):
         class Page:
-            def GET(self, path):  # noqa: N802 - as web.py calls it
+            def GET(self, path):  # noqa: N802 - web.py calls it so
                 try:
                     answer = drive(probes[path]())
                 except Raised as raised:

@@ -10,10 +10,10 @@ from __future__ import annotations
 import re
 from copy import copy
 from threading import Lock
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 from sqlalchemy.engine.interfaces import Dialect
-from sqlalchemy.sql import CompoundSelect, Select
+from sqlalchemy.sql import ClauseElement, CompoundSelect, Select
 from sqlalchemy.sql.elements import TextClause
 from sqlalchemy.sql.selectable import TextualSelect
 
@@ -219,8 +219,8 @@ class PlainReads:
 
     def __call__(self, statement: object) -> bool:
         """Whether *statement* is a plain read."""
-        if not isinstance(statement, (Select, CompoundSelect)) and not self._is_text(statement):
-            return False  # text(), from_statement(), DML, DDL, lambdas, functions by themselves
+        if not self._can_be_plain(statement):
+            return False
         # The name is private. It is memoised on the statement and SQLAlchemy computes it for its own cache anyway, so asking is
         # free; there is no public way. tests/core/test_plainread.py fails when it changes.
         key = statement._generate_cache_key()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
@@ -229,8 +229,13 @@ class PlainReads:
         answer = self._answers.get(key.key)
         return self._learn(key.key, statement) if answer is None else answer
 
-    def _is_text(self, statement: object) -> bool:
-        """Whether *statement* is raw SQL on SQLite, where a transaction begun to be safe would keep all others from writing."""
+    def _can_be_plain(self, statement: object) -> TypeGuard[ClauseElement]:
+        """Whether *statement* is worth a look: no DML, DDL, lambda or function by itself.
+
+        Raw SQL is on SQLite only. There a transaction that was begun to be on the safe side would keep all others from writing.
+        """
+        if isinstance(statement, (Select, CompoundSelect)):
+            return True
         if self._dialect.name != "sqlite":
             return False
         return isinstance(statement, (TextClause, TextualSelect)) or bool(getattr(statement, "is_from_statement", False))

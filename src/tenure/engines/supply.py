@@ -6,7 +6,7 @@ import gc
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
 from sqlalchemy import event, text
 from sqlalchemy.engine import Connection, Engine
@@ -16,9 +16,6 @@ from sqlalchemy.pool import QueuePool
 from tenure.engines.ledger import Holder, Lease, Ledger
 from tenure.engines.profile import profile_of
 from tenure.exceptions import BadOption, DatabaseClosed
-
-
-_AUTOCOMMIT: Final = "tenure.autocommit"  # in Connection.info: we have switched autocommit on
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,28 +46,36 @@ class Supply:
         self._reader = engine.execution_options(**self.profile.read) if self.profile.read else engine
         # The listener is on the writer alone: SQLAlchemy takes a longer way through each statement of an engine that has one,
         # +12 % for a read on SQLite.
-        self._writer = engine.execution_options(**self.profile.write)
+        self._writer = engine.execution_options()
         self._isolation = self.profile.isolation
         self._collected = 0.0
         event.listen(self._writer, "commit", self._commit_is_sent)
-        if self.profile.switches:
-            event.listen(engine, "checkin", _end_autocommit)
+        if self.profile.switch_back is not None:  # never removed: it also serves leases that outlive this object
+            event.listen(engine, "checkin", self.profile.switch_back)
         if self.profile.failure_spoils:
             event.listen(engine, "handle_error", self._statement_failed)
 
-    def read(self, holder: Holder) -> Lease:
-        """A connection in autocommit, for one plain read."""
+    def read(self, holder: Holder, *, begun: bool = False) -> Lease:
+        """A connection in autocommit, for one plain read.
+
+        Where somebody has a say in how a transaction begins (*begun*, or a listener that may ``SET LOCAL``), it is one that begins
+        a transaction for this read: what they set would not hold in autocommit, or could not be switched to.
+        """
+        if (begun or self._is_listened_to()) and self.profile.isolation is None:
+            return self._lease(self._connect(self.engine), holder, None)
         connection = self._connect(self._reader)
-        if self.profile.switches:
-            # By the driver itself: SQLAlchemy's execution option says the same, and takes four times as long to set and reset.
+        if self.profile.switch is not None:
             try:
-                connection.connection.dbapi_connection.autocommit = True  # type: ignore[union-attr]
-                connection.info[_AUTOCOMMIT] = True
+                self.profile.switch(connection.connection, "read")
             except BaseException:
                 connection.invalidate()
                 connection.close()
                 raise
         return self._lease(connection, holder, None)
+
+    def _is_listened_to(self) -> bool:
+        heard = self.engine.dispatch
+        return bool(heard.begin or heard.engine_connect or self.engine.pool.dispatch.checkout)
 
     def transact(self, holder: Holder, terms: Terms) -> Lease:
         """A connection on which a transaction is to begin on *terms*."""
@@ -81,6 +86,8 @@ class Supply:
         connection = self._connect(self._writer)
         undo: str | None = None
         try:
+            if profile.switch is not None:
+                profile.switch(connection.connection, "readonly" if terms.readonly else "write")
             if options:
                 connection = connection.execution_options(**options)
             if terms.readonly and profile.readonly_on is not None:
@@ -157,13 +164,17 @@ class Supply:
             elif out >= self.peak:
                 self.peak = out + 1
         try:
-            return engine.connect()
-        except DBAPIError as error:
+            connection = engine.connect()
+        except (DBAPIError, OSError) as error:  # asyncpg lets an OSError through as it is
             error.add_note(
                 f"tenure: no connection of {self.name!r} could be made to {engine.url.render_as_string(hide_password=True)}."
                 " Nothing was stored. Check that the server runs and that the URL names it."
             )
             raise
+        # Not the view of it that has our options: the user knows and compares the engine, and SQLAlchemy finds a transaction's
+        # connection by it.
+        connection.engine = self.engine
+        return connection
 
     def _make_room(self, capacity: int) -> None:
         self.peak = capacity
@@ -212,12 +223,6 @@ class Supply:
                 f"settings={sorted(settings)}: {self.engine.dialect.name} has no settings that end with the transaction (SET LOCAL);"
                 " they would stay on the connection. Leave them out, or use PostgreSQL."
             )
-
-
-def _end_autocommit(connection: Any, record: Any) -> None:
-    """Whoever takes the connection next begins a transaction. This also sees connections whose unit was dropped."""
-    if connection is not None and record.info.pop(_AUTOCOMMIT, False):
-        connection.autocommit = False
 
 
 def _say(connection: Connection, statement: str) -> None:

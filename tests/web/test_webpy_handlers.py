@@ -1,9 +1,12 @@
-"""web.py: an application that is made twice in one process."""
+"""web.py: how handlers get their session, when applications are many and requests come at once."""
+
+import threading
 
 import web
 from sqlalchemy.orm import Session
 
 import tenure
+from tenure.web import webpy
 from tenure.web.webpy import processor
 
 
@@ -40,3 +43,35 @@ def test_a_mounted_application_works_with_the_unit_of_the_one_around_it(tmp_path
     around.add_processor(processor(db))
 
     assert around.request("/in/").data.decode() == str(tmp_path / "one.db")
+
+
+def test_the_first_requests_may_come_at_once(tmp_path, watch, monkeypatch):
+    """While one request fills in the handlers another comes: it finds its own filled in too, not half of them."""
+    db = tenure.Database(f"sqlite:///{tmp_path / 'one.db'}")
+    watch(db)
+
+    class Fresh:
+        def GET(self, session: Session) -> str:  # noqa: N802 - web.py calls it so
+            return "filled in"
+
+    app = web.application(("/", Fresh), {}, autoreload=False)
+    app.add_processor(processor(db))
+    entered, second = threading.Event(), threading.Event()
+    resolve = webpy._handler
+
+    def slowly(target, names):
+        if not entered.is_set():
+            entered.set()
+            second.wait(5)
+        return resolve(target, names)
+
+    monkeypatch.setattr(webpy, "_handler", slowly)
+    answers = []
+    first = threading.Thread(target=lambda: answers.append(app.request("/").data))
+    first.start()
+    entered.wait(5)
+    answers.append(app.request("/").data)
+    second.set()
+    first.join()
+
+    assert answers == [b"filled in", b"filled in"]

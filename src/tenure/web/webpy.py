@@ -100,19 +100,21 @@ class _Handlers:
         self._database = _OfTheApplication(database)
         self._seen: WeakKeyDictionary[Any, tuple[Any, int]] = WeakKeyDictionary()
 
-    def fill(self, app: Any) -> None:
-        """Fill in what *app* has now; costs one look where nothing was added since."""
+    def fill(self, app: Any, around: tuple[Any, ...] = ()) -> None:
+        """Fill in what *app*, which is mounted in *around*, has now; costs one look where nothing was added since."""
         mapping, size = self._seen.get(app, (None, 0))
-        if mapping is app.mapping and size == len(app.mapping):
+        now = len(app.mapping)
+        if app in around or (mapping is app.mapping and size == now):
             return
-        self._seen[app] = (app.mapping, len(app.mapping))
         for _, target in app.mapping:
             handler = _handler(target, app.fvars)
             if isinstance(handler, web.application):
-                self.fill(handler)
+                self.fill(handler, (*around, app))
             elif isinstance(handler, type):
                 for kind in handler.__mro__:
                     self._fill_class(kind)
+        # Not before: the first requests come at once, and each must find its handler filled in.
+        self._seen[app] = (app.mapping, now)
 
     def _fill_class(self, kind: type) -> None:
         for name, function in list(vars(kind).items()):  # web.py calls the method that has the name of the request's

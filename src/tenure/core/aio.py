@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, overload
 
 from sqlalchemy.engine import URL, Engine
@@ -34,7 +34,7 @@ else:
         AsyncEngine = AsyncSession = type("AsyncioIsMissing", (), {})
 
 P = ParamSpec("P")
-R = TypeVar("R")
+C = TypeVar("C", bound=Coroutine[Any, Any, Any])
 T = TypeVar("T")
 
 
@@ -78,13 +78,11 @@ class AsyncUnitBlock:
         await self._database.leave(unit, error, callsite.here(2))
 
     @overload
-    def __call__(self, function: Callable[Concatenate[AsyncSession, P], Awaitable[R]]) -> Callable[P, Awaitable[R]]: ...
+    def __call__(self, function: Callable[Concatenate[AsyncSession, P], C]) -> Callable[P, C]: ...
     @overload
-    def __call__(
-        self, function: Callable[Concatenate[T, AsyncSession, P], Awaitable[R]]
-    ) -> Callable[Concatenate[T, P], Awaitable[R]]: ...
+    def __call__(self, function: Callable[Concatenate[T, AsyncSession, P], C]) -> Callable[Concatenate[T, P], C]: ...
     @overload
-    def __call__(self, function: Callable[..., Awaitable[R]]) -> Callable[..., Awaitable[R]]: ...
+    def __call__(self, function: Callable[..., C]) -> Callable[..., C]: ...
     def __call__(self, function: Any) -> Any:
         """Decorate coroutine *function*: it runs in a unit, and its session parameter is filled in."""
         return adecorate(self._database, function, self._options, AsyncSession)
@@ -99,13 +97,11 @@ class AsyncUnitFactory:
         self._database = database
 
     @overload
-    def __call__(self, function: Callable[Concatenate[AsyncSession, P], Awaitable[R]], /) -> Callable[P, Awaitable[R]]: ...
+    def __call__(self, function: Callable[Concatenate[AsyncSession, P], C], /) -> Callable[P, C]: ...
     @overload
-    def __call__(
-        self, function: Callable[Concatenate[T, AsyncSession, P], Awaitable[R]], /
-    ) -> Callable[Concatenate[T, P], Awaitable[R]]: ...
+    def __call__(self, function: Callable[Concatenate[T, AsyncSession, P], C], /) -> Callable[Concatenate[T, P], C]: ...
     @overload
-    def __call__(self, function: Callable[..., Awaitable[R]], /) -> Callable[..., Awaitable[R]]: ...
+    def __call__(self, function: Callable[..., C], /) -> Callable[..., C]: ...
     @overload
     def __call__(
         self,
@@ -170,6 +166,11 @@ class AsyncDatabase(BaseDatabase[AsyncSession]):
         self._finish_within = finish_within
         self.engine: AsyncEngine = engine
         self.unit = AsyncUnitFactory(self)
+
+    if TYPE_CHECKING:  # the base knows the class of its units at run time only
+
+        @property
+        def current(self) -> AsyncUnit: ...
 
     async def close(self) -> None:
         """Refuse new connections, and close those of an engine that was made from a URL. An engine taken as it was stays open."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, Concatenate, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, overload
 
 from sqlalchemy.engine import URL, Engine
 from sqlalchemy.orm import Session
@@ -178,8 +178,13 @@ class Database(BaseDatabase[Session]):
             engine = presets.make_engine(presets.parse(url_or_engine), engine_options)
         super().__init__(engine, name=name, isolation=isolation, hold=hold, guards=guards, session_options=session_options)
         self._anchor = sqlite.anchor(engine.url)
-        self.engine = engine
+        self.engine: Engine = engine
         self.unit = UnitFactory(self)
+
+    if TYPE_CHECKING:  # the base knows the class of its units at run time only
+
+        @property
+        def current(self) -> Unit: ...
 
     def close(self) -> None:
         """Refuse new connections, and close those of an engine that was made from a URL. An engine taken as it was stays open."""

@@ -16,6 +16,8 @@ from tenure.exceptions import DatabaseClosed
 from support.models import User
 
 POOL = 5
+# dispose() leaves the connections that are out to the old pool, and with it to the garbage collector, as SQLAlchemy documents.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 
 class _Listener(Exception):
@@ -82,8 +84,6 @@ class _Chaos:
                 self.unexpected.append(error)
 
 
-# dispose() leaves the connections that are out to the old pool, and with it to the garbage collector, as SQLAlchemy documents.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.drivers("psycopg", "sqlite")
 def test_every_way_out_of_the_pool_is_counted(make_face, driver) -> None:
     """R36: 16 threads with 500 units each, mixed at random: 0 out, nobody in the ledger, never more than 5 out, right rows."""

@@ -23,6 +23,9 @@ from support.probe import line
 pytestmark = [pytest.mark.faces("sync"), pytest.mark.dialects("sqlite", "postgresql")]
 
 
+alone = pytest.mark.drivers("sqlite")  # where the database plays no part
+
+
 @contextlib.contextmanager
 def request(face, name="GET /", **boundary):
     """A request as a host has it, current until the block ends."""
@@ -67,6 +70,7 @@ def test_the_phases_of_a_request(face, stored, told):
         _ = face.db.session
 
 
+@alone
 def test_a_request_that_asks_for_nothing(face, told):
     """R22: no unit is opened, whatever is asked of the boundary."""
     with request(face) as begun:
@@ -78,6 +82,7 @@ def test_a_request_that_asks_for_nothing(face, told):
     assert told == []
 
 
+@alone
 def test_settling_twice_changes_nothing(face, stored):
     """R14: the first status decides."""
     with request(face) as begun:
@@ -93,6 +98,7 @@ def test_the_rule(status, kept):
     assert keeps(status) is kept
 
 
+@alone
 def test_an_error_rolls_back_whatever_the_status(face, stored, told):
     """R15: what the handler raised counts before the status, and is named as the reason."""
     error = LookupError("mine")
@@ -103,6 +109,7 @@ def test_an_error_rolls_back_whatever_the_status(face, stored, told):
     assert (stored(), told.closed()) == ([], [("GET /", "rolled back", "LookupError")])
 
 
+@alone
 def test_a_host_that_gives_up(face, stored, told):
     """R16: a request that is finished before it has a status is rolled back."""
     with request(face):
@@ -118,6 +125,7 @@ def test_a_host_that_gives_up(face, stored, told):
 # --------------------------------------------------------------------------------- commit_if
 
 
+@alone
 def test_the_rule_sees_the_status(face, stored):
     """R15: `commit_if` is asked once for each request that used the database, with the status."""
     asked = []
@@ -130,6 +138,7 @@ def test_the_rule_sees_the_status(face, stored):
     assert (asked, stored()) == ([200, 404], ["user 404"])
 
 
+@alone
 def test_a_rule_that_raises_rolls_back(face, stored, told):
     """R15: an error in `commit_if` is the application's own, and nothing is kept."""
     hooks = []
@@ -213,6 +222,7 @@ def test_no_warning_where_nothing_is_lost(face, stored, told, work):
     assert (told.of(WorkLost), stored()) == ([], ["ada"] if work is _commits else [])
 
 
+@alone
 def test_no_warning_for_an_answer_that_says_no(face, stored, told):
     """R15: with `commit="explicit"` a status of 400 and more, or an error, loses its work as it should."""
     for status, error in ((404, None), (500, LookupError())):
@@ -296,6 +306,7 @@ def test_an_interrupted_hook_hides_no_commit(face, stored, told):
     assert [outcome for _, outcome, _ in told.closed()] == ["committed"]
 
 
+@alone
 def test_finishing_again_does_nothing_from_whatever_thread(face, told):
     """R16: several threads may end one request at once; it ends once."""
     for _ in range(20):
@@ -319,6 +330,7 @@ def test_a_request_is_settled_in_another_thread(face, stored):
     assert stored() == ["ada"]
 
 
+@alone
 def test_left_in_another_context_nothing_is_current(face):
     """R23: where a server ends a request in a context other than the one it began in, nothing stays behind there."""
     begun = BlockingRequest(BlockingBoundary(face.db), "GET /")
@@ -329,6 +341,7 @@ def test_left_in_another_context_nothing_is_current(face):
     face.db.current_place.var.set(nobody)
 
 
+@alone
 def test_hooks_registered_in_the_body(face, stored):
     """R8: a hook that comes while the body is sent runs at the end, if the request's work was kept."""
     for status in (200, 404):
@@ -372,6 +385,7 @@ def _in_copies(count, call):
     return threads, results
 
 
+@alone
 def test_two_threads_that_ask_first_at_the_same_time(face, monkeypatch):
     """R16, R46: helpers of one request that ask for its unit at once get the same one."""
     held = Held(face, monkeypatch)
@@ -385,6 +399,7 @@ def test_two_threads_that_ask_first_at_the_same_time(face, monkeypatch):
         assert results[0] is face.db.current
 
 
+@alone
 def test_a_unit_that_opens_while_the_request_is_settled_may_write(face, stored, monkeypatch, told):
     """R14: a helper that asks first before the outcome is decided has its work decided with it."""
     held = Held(face, monkeypatch)
@@ -399,6 +414,7 @@ def test_a_unit_that_opens_while_the_request_is_settled_may_write(face, stored, 
     assert told.closed() == [("GET /", "read only", "status 200")]
 
 
+@alone
 def test_a_unit_that_opens_while_the_request_is_finished_ends_with_it(face, monkeypatch, told):
     """R16: no unit is left open by a helper that asks as the request ends."""
     held = Held(face, monkeypatch)
@@ -469,6 +485,7 @@ def test_decorated_functions_in_the_body(face, stored):
     assert stored() == ["ada", "own"]
 
 
+@alone
 @pytest.mark.parametrize("call", ["commit", "rollback", "close"])
 def test_joined_functions_cannot_end_the_request(face, stored, call):
     """R6: the request's work is not a helper's to commit."""
@@ -500,6 +517,7 @@ def test_text_that_reads_in_the_body_is_no_lost_work(face, told):
 # -------------------------------------------------------------------------------- within another
 
 
+@alone
 def test_inside_is_known(face):
     """R22: a mounted application finds out that a request of its database is under way."""
     boundary = BlockingBoundary(face.db)
@@ -557,6 +575,7 @@ def _body(face, begun, parts):
     return BlockingBody(begun, parts)
 
 
+@alone
 def test_each_part_is_made_within_the_request(face, told):
     """R16, R23: the thread that sends the body knows the request while a part is made, and not in between."""
     with request(face) as begun:
@@ -573,6 +592,7 @@ def test_each_part_is_made_within_the_request(face, told):
     assert places == [nobody] * 100
 
 
+@alone
 @pytest.mark.parametrize("end", ["sent", "left", "dropped", "raised", "never begun"])
 def test_a_body_is_closed_once_and_its_unit_ends_once(face, told, end):
     """R16: whatever becomes of the body."""
@@ -595,6 +615,7 @@ def test_a_body_is_closed_once_and_its_unit_ends_once(face, told, end):
     assert (parts.closed, len(told.closed())) == (1, 1)
 
 
+@alone
 def test_a_body_whose_closing_fails(face, told):
     """R16: an error of the application's `close()` is its own; the unit has ended all the same, and nothing is current."""
 
@@ -611,6 +632,7 @@ def test_a_body_whose_closing_fails(face, told):
         assert place(face) is nobody
 
 
+@alone
 def test_a_part_made_ahead_comes_first(face):
     """R14: where only the first part brings the status, it is made before the work is settled."""
     with request(face) as begun:
@@ -624,6 +646,7 @@ def test_a_part_made_ahead_comes_first(face):
 # ------------------------------------------------------------------------------------ bad input
 
 
+@alone
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -639,6 +662,7 @@ def test_bad_options(face, arguments, said):
         BlockingBoundary(face.db, **arguments)
 
 
+@alone
 def test_the_wrong_database(face):
     """R50: something else than a `Database` is refused by name."""
     for wrong in (face.db.engine, None, face.db.unit, "sqlite://"):
@@ -648,7 +672,7 @@ def test_the_wrong_database(face):
             Boundary(wrong)
 
 
-@pytest.mark.drivers("sqlite")
+@alone
 def test_a_database_for_asyncio_on_a_host_that_blocks(face):
     """R50: its COMMIT could not be awaited there."""
     with pytest.raises(BadOption, match="AsyncDatabase is not a Database"):

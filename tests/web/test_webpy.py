@@ -25,6 +25,8 @@ from support.models import Order, Pledge, User
 
 pytestmark = [pytest.mark.faces("sync"), pytest.mark.dialects("sqlite", "postgresql")]
 
+alone = pytest.mark.drivers("sqlite")  # where the database plays no part
+
 HERE = r"test_webpy\.py:\d+"
 
 
@@ -147,12 +149,14 @@ def _default(self, session=None):
     return f"{session.unit.name}"
 
 
+@alone
 @pytest.mark.parametrize("function", [_plain, _annotated, _keyword, _default])
 def test_a_handler_is_given_its_session(face, function):
     """R20: by name or by annotation, positional or keyword."""
     assert ask(application(face, "/", handler(function))) == (200, "GET /")
 
 
+@alone
 def test_the_session_among_the_parts_of_the_path(face):
     """R20: what web.py passes by position goes where it went before, wherever the session stands."""
 
@@ -169,6 +173,7 @@ def test_the_session_among_the_parts_of_the_path(face):
         assert ask(application(face, "/(.)/(.)", handler(function)), "/a/b") == (200, "a b GET /a/b")
 
 
+@alone
 def test_every_method_is_given_its_session(face):
     """R20: whatever HTTP method a handler answers, one of its own invention too; HEAD is answered by GET."""
     page = type("Page", (), dict.fromkeys(("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "PURGE"), _plain))
@@ -178,6 +183,7 @@ def test_every_method_is_given_its_session(face):
         assert ask(app, method=method) == (200, f"{method} /")
 
 
+@alone
 def test_inherited_handlers_are_given_their_session(face):
     """R20: a method may come from a base class, and call the one above it."""
 
@@ -197,6 +203,7 @@ def test_inherited_handlers_are_given_their_session(face):
     assert (ask(app, "/page"), ask(app, "/above")) == ((200, "GET /page"), (200, "above GET /above"))
 
 
+@alone
 def test_a_handler_that_asks_for_nothing_is_left_alone(face, told):
     """R22: a handler without a session parameter is the function it was, and its request opens no unit."""
 
@@ -221,6 +228,7 @@ def test_a_decorated_handler_joins_the_request(face, stored):
     assert stored() == []
 
 
+@alone
 def test_a_handler_may_be_called_with_a_session(face):
     """R2: what the caller gives goes before what would be filled in."""
 
@@ -236,6 +244,7 @@ def test_a_handler_may_be_called_with_a_session(face):
     assert ask(application(face, "/page", Page, "/other", Other), "/other") == (200, "mine")
 
 
+@alone
 def test_handlers_by_name(face, monkeypatch):
     """R20: a handler named in `urls`, alone or with its module, is given its session."""
     module = types.ModuleType("tenure_test_pages")
@@ -246,6 +255,7 @@ def test_handlers_by_name(face, monkeypatch):
     assert (ask(app, "/near"), ask(app, "/far")) == ((200, "GET /near"), (200, "GET /far"))
 
 
+@alone
 def test_a_handler_that_cannot_be_found_breaks_nothing_else(face):
     """R22: web.py looks a name up when its path is asked for; until then it is nobody's trouble."""
     app = application(face, "/gone", "no_such_module.Page", "/lost", "sys.Page", "/none", "Nobody", "/", handler(_plain))
@@ -255,6 +265,7 @@ def test_a_handler_that_cannot_be_found_breaks_nothing_else(face):
     assert ask(app) == (200, "GET /")
 
 
+@alone
 def test_a_redirect_in_the_mapping(face):
     """R20: web.py's own "redirect" lines and functions as handlers work as before."""
     app = application(face, "/old", "redirect /new", "/call", lambda: face.db.current.name)
@@ -264,6 +275,7 @@ def test_a_redirect_in_the_mapping(face):
     assert ask(app, "/call") == (200, "GET /call")
 
 
+@alone
 def test_a_mapping_added_later(face):
     """R20: a handler that is added after the first request is given its session too."""
     app = application(face, "/", handler(_plain))
@@ -274,9 +286,11 @@ def test_a_mapping_added_later(face):
     assert (ask(app), ask(app, "/anew")) == ((200, "GET /"), (200, "GET /anew"))
 
 
+@alone
 def test_a_module_that_is_reloaded(face, monkeypatch, tmp_path):
     """R20: with web.py's autoreload a handler that has changed on disk is given its session."""
     page = tmp_path / "tenure_test_reloaded.py"
+    source = 'urls = ("/", "Page")\nclass Page:\n    def GET(self, session):\n        return "one"\n'
     source = 'urls = ("/", "Page")\nclass Page:\n    def GET(self, session):\n        return "one"\n'
     page.write_text(source)
     monkeypatch.syspath_prepend(tmp_path)
@@ -285,11 +299,7 @@ def test_a_module_that_is_reloaded(face, monkeypatch, tmp_path):
     app = web.application(module.urls, vars(module), autoreload=True)
     app.add_processor(processor(face.db))
     first = ask(app)
-    page.write_text(
-        'urls = ("/", "Page")\nclass Page:\n    def GET(self, *, session):\n        return f"two {session.unit.name}"\n'
-    )
-    import os
-
+    page.write_text(source.replace("session", "*, session").replace('"one"', 'f"two {session.unit.name}"'))
     os.utime(page, (2_000_000_000, 2_000_000_000))
 
     assert (first, ask(app)) == ((200, "one"), (200, "two GET /"))
@@ -307,6 +317,7 @@ def _mounted(face, inner, *, outer_has=True, inner_has=False):
     return app
 
 
+@alone
 @pytest.mark.parametrize(("outer", "inner"), [(True, False), (True, True), (False, True)])
 @pytest.mark.parametrize("status", ["200 OK", "409 Conflict"])
 def test_a_mounted_application(face, stored, told, *, outer, inner, status):
@@ -324,6 +335,7 @@ def test_a_mounted_application(face, stored, told, *, outer, inner, status):
     assert told.closed() == [("GET /sub/page", "committed" if kept else "rolled back", f"status {status[:3]}")]
 
 
+@alone
 def test_an_error_in_a_mounted_application(face, stored, told):
     """R15: what the mounted application makes of an error is the request's answer."""
 
@@ -335,6 +347,7 @@ def test_an_error_in_a_mounted_application(face, stored, told):
     assert (stored(), [outcome for _, outcome, _ in told.closed()]) == ([], ["rolled back"])
 
 
+@alone
 def test_a_mounted_application_with_a_database_of_its_own(face, watch, tmp_path, stored):
     """R20: its handlers get its own database's session, those around it theirs, and each has its unit."""
     other = watch(tenure.Database(f"sqlite:///{tmp_path}/other.db", name="other"))
@@ -352,6 +365,7 @@ def test_a_mounted_application_with_a_database_of_its_own(face, watch, tmp_path,
         assert session.scalars(select(User.name)).all() == ["other"]
 
 
+@alone
 def test_applications_that_contain_each_other(face):
     """R22: a mapping that leads back to where it came from is walked once."""
     one, two = application(face, "/", handler(_plain)), web.application(autoreload=False)
@@ -365,6 +379,7 @@ def test_applications_that_contain_each_other(face):
 # -------------------------------------------------------------------------------- what is answered
 
 
+@alone
 @pytest.mark.parametrize(
     ("raised", "status"),
     [
@@ -386,6 +401,7 @@ def test_raised_answers_count_by_their_status(face, stored, told, raised, status
     assert told.closed()[0][2] == f"status {status}"
 
 
+@alone
 def test_the_status_that_a_handler_sets(face, stored):
     """R15: `web.ctx.status` set by a handler that returns is the status that counts."""
 
@@ -412,6 +428,7 @@ def test_the_status_that_a_generator_sets(face, stored, status, kept):
     assert stored() == ["ada"] * kept
 
 
+@alone
 @pytest.mark.parametrize("when", ["first", "nothing"])
 def test_a_generator_that_raises_an_answer(face, stored, told, when):
     """R15: an answer raised before the first part is the answer; a body without a part is one too."""
@@ -440,6 +457,7 @@ def test_a_generator_that_fails_at_once(face, stored, told):
     assert (stored(), told.closed()) == ([], [("GET /", "rolled back", "ZeroDivisionError")])
 
 
+@alone
 def test_a_body_that_nobody_reads(face, stored, told):
     """R16: where a processor throws the body away, its unit has ended all the same, and the generator is closed."""
     closed = []
@@ -476,6 +494,7 @@ def test_the_rule_and_explicit_commits(face, stored, told, caplog):
     assert (ask(app)[0], stored()) == (200, [])
 
 
+@alone
 def test_bad_options(face):
     """R50: refused when the application is put together."""
     with pytest.raises(BadOption, match="give 'auto' or 'explicit'"):
@@ -529,6 +548,7 @@ def test_internalerror_works_in_the_request_while_it_is_not_settled(face, stored
     assert stored() == []
 
 
+@alone
 def test_an_unknown_status_is_an_error(face, stored, told):
     """R15: a status that is none rolls back, and the unit has ended."""
 
@@ -541,6 +561,7 @@ def test_an_unknown_status_is_an_error(face, stored, told):
     assert (stored(), len(told.closed()), face.out()) == ([], 1, 0)
 
 
+@alone
 def test_processors_around_and_within(face, stored):
     """R20: hooks added after tenure's run in the request; those added before see it neither begun nor ended."""
     seen = []
@@ -595,6 +616,7 @@ def test_a_client_that_leaves_while_a_generator_waits(face, told):
         assert fetch(address, "/none").status == 404
 
 
+@alone
 def test_names_in_the_log(face, caplog):
     """R51: a unit has the method and the full path for its name, that of a mounted application too, whatever it is made of."""
     with caplog.at_level(logging.DEBUG, "tenure"):

@@ -4,6 +4,7 @@ import sys
 from http import HTTPStatus
 
 import web
+
 from contract.host import Host, Mistaken, Raised, Stream, driven, in_thread
 from tenure.web.webpy import processor
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy.orm import Session
 
 # What a class attribute of Session would answer in place of the option.
-_SHADOWED = ("execution_options", "info")
+_SHADOWED = frozenset(["execution_options", "info"])
 
 
 class LateSession(Session):
@@ -24,7 +24,7 @@ class LateSession(Session):
     def __init__(self, **options: Any) -> None:
         self._options = options
         self._setting_up = threading.RLock()
-        if any(name in options for name in _SHADOWED):
+        if not _SHADOWED.isdisjoint(options):
             self._set_up()
 
     def retire(self) -> bool:
@@ -33,8 +33,6 @@ class LateSession(Session):
         return self._retired
 
     def _set_up(self) -> None:
-        if self._options is None:
-            return
         with self._setting_up:  # two threads may be the first
             if self._options is None:
                 return
@@ -47,5 +45,6 @@ class LateSession(Session):
     if not TYPE_CHECKING:  # type checkers would take every attribute for known
 
         def __getattr__(self, name: str) -> Any:
-            self._set_up()
+            if self._options is not None:
+                self._set_up()
             return object.__getattribute__(self, name)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from sqlalchemy.engine import Engine
+from sqlalchemy.pool import PoolProxiedConnection
 
-from tenure.engines import sqlite
+from tenure.engines import autocommit, sqlite
 from tenure.exceptions import sqlstate
 
 # Drivers whose rows are in memory when execute() returns. For any other a connection is not given back before the unit ends.
@@ -24,6 +25,7 @@ _BUFFERING: Final = frozenset(
         ("mysql", "mysqldb"),
     ]
 )
+PURPOSES: Final = ("read", "readonly", "write")  # a plain read in autocommit; a transaction that may not, or may, write
 # 25006 read_only_sql_transaction; MySQL 1792 ER_CANT_EXECUTE_IN_READ_ONLY_TRANSACTION; SQLITE_READONLY under PRAGMA query_only
 _REFUSED_WRITE: Final = frozenset(["25006", "1792", "SQLITE_READONLY"])
 
@@ -37,11 +39,11 @@ class Profile:
         failure_spoils: A failed statement spoils its transaction, whose COMMIT is then a silent ROLLBACK (PostgreSQL).
         takes_settings: The server has settings that end with the transaction (``SET LOCAL``).
         isolation: The isolation of its transactions, where there is but one; else it is asked.
-        switches: The driver's own ``connection.autocommit`` switches without a round trip.
         client_errors_linger: An error found by the driver leaves the server in mid-statement (asyncpg in autocommit).
         read: Execution options of a connection for plain reads.
-        write: Execution options of a connection for a transaction.
-        readonly: Further execution options for a read-only transaction.
+        switch: Tells a connection that was just taken its purpose, one of ``PURPOSES``.
+        switch_back: Pool event ``checkin`` that undoes it.
+        readonly: Execution options for a read-only transaction.
         readonly_begin: Statement that makes the transaction that has just begun read-only, if it takes one.
         readonly_on: Statements before and after the use of a connection for reading only, if it takes some.
 
@@ -51,10 +53,10 @@ class Profile:
     failure_spoils: bool = False
     takes_settings: bool = False
     isolation: str | None = None
-    switches: bool = False
     client_errors_linger: bool = False
     read: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    write: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    switch: Callable[[PoolProxiedConnection, str], None] | None = None
+    switch_back: Callable[[Any, Any], None] | None = None
     readonly: Mapping[str, Any] = field(default_factory=dict[str, Any])
     readonly_begin: str | None = None
     readonly_on: tuple[str, str] | None = None
@@ -64,15 +66,15 @@ def profile_of(engine: Engine) -> Profile:
     """The profile of *engine*'s driver. An SQLite engine that was made elsewhere does not buffer: it is held by SQLAlchemy's rule."""
     name, driver = engine.dialect.name, engine.dialect.driver
     family = "mysql" if name == "mariadb" else name
-    buffers = (family, driver) in _BUFFERING
+    buffers = (family, driver) in _BUFFERING and not _streams_always(engine)
     if family == "postgresql":
         return Profile(
             reads_alone=buffers,
             failure_spoils=True,
             takes_settings=True,
-            switches=buffers,
             client_errors_linger=driver == "asyncpg",
-            read={} if buffers else {"isolation_level": "AUTOCOMMIT"},
+            switch=autocommit.switch if buffers else None,
+            switch_back=autocommit.switch_back if buffers else None,
             readonly={"postgresql_readonly": True},
         )
     if family == "mysql":
@@ -82,6 +84,13 @@ def profile_of(engine: Engine) -> Profile:
     return Profile()
 
 
+def _streams_always(engine: Engine) -> bool:
+    """Whether the engine was made with server-side cursors for every statement."""
+    options = engine.get_execution_options()
+    asked = options.get("stream_results") or options.get("yield_per") or getattr(engine.dialect, "server_side_cursors", False)
+    return bool(asked)
+
+
 def _sqlite(prepared: bool) -> Profile:
     query_only = ("PRAGMA query_only = ON", "PRAGMA query_only = OFF")
     if not prepared:
@@ -89,9 +98,8 @@ def _sqlite(prepared: bool) -> Profile:
     return Profile(
         reads_alone=True,
         isolation="SERIALIZABLE",
-        read={sqlite.BEGIN_OPTION: "none"},
-        write={sqlite.BEGIN_OPTION: "immediate"},
-        readonly={sqlite.BEGIN_OPTION: "deferred"},
+        switch=sqlite.switch,
+        switch_back=sqlite.switch_back,
         readonly_on=query_only,
     )
 

@@ -3,11 +3,11 @@
 The driver's own rule (an implicit BEGIN before DML only) is switched off; each transaction says how it begins:
 
 =========================  ================================================================================
-execution option           begins with
+taken                      begins with
 =========================  ================================================================================
-``sqlite_begin="none"``    nothing: reads in autocommit, rows fetched at once
-``"immediate"``            BEGIN IMMEDIATE, so that a writer waits its turn instead of failing half-way
-``"deferred"``, or none    BEGIN, SQLAlchemy's documented recipe
+for plain reads            nothing: reads in autocommit, rows fetched at once
+for writing                BEGIN IMMEDIATE, so that a writer waits its turn instead of failing half-way
+otherwise                  BEGIN, SQLAlchemy's documented recipe
 =========================  ================================================================================
 """
 
@@ -20,10 +20,11 @@ from typing import Any, Final, Self
 from weakref import WeakSet
 
 from sqlalchemy import event
-from sqlalchemy.engine import URL, Connection, Engine
+from sqlalchemy.engine import URL, Engine
+from sqlalchemy.pool import PoolProxiedConnection
 
-BEGIN_OPTION: Final = "sqlite_begin"
-_BEGIN: Final = {"none": None, "immediate": "BEGIN IMMEDIATE", "deferred": "BEGIN"}
+_PURPOSE: Final = "tenure.purpose"  # in the info of a connection
+_BEGIN: Final = {"read": None, "write": "BEGIN IMMEDIATE"}
 _NUMBERS: Final = itertools.count(1)
 _PREPARED: Final[WeakSet[Engine]] = WeakSet()
 
@@ -52,6 +53,14 @@ class BufferingCursor(sqlite3.Cursor):
         if self.connection.buffering and self.description is not None:  # type: ignore[attr-defined]
             self._rows = deque(super().fetchall())
         return self
+
+    def executemany(self, *args: Any) -> Self:
+        self._rows = None
+        return super().executemany(*args)
+
+    def close(self) -> None:
+        self._rows = None
+        super().close()
 
     def fetchone(self) -> Any:
         if self._rows is None:
@@ -118,24 +127,47 @@ def prepare(engine: Engine, busy_timeout: float = 30.0) -> None:
         cursor = connection.cursor()
         cursor.execute(f"PRAGMA busy_timeout = {int(busy_timeout * 1000)}")
         cursor.execute("PRAGMA foreign_keys = ON")  # SQLite's default, off, accepts rows that point nowhere
-        if not in_memory:
-            cursor.execute("PRAGMA journal_mode = WAL")  # readers do not wait for the writer, nor the writer for them
+        if not in_memory and _writes_ahead(cursor):
             cursor.execute("PRAGMA synchronous = NORMAL")  # in WAL mode: no corruption, at most the last commits at power loss
         cursor.close()
 
     event.listen(engine, "do_connect", connecting)
     event.listen(engine, "connect", connected)
-    event.listen(engine, "begin", _begun)
+    # Said where SQLAlchemy begins a transaction itself, not as a statement in the listener: then who counts or traces
+    # statements does not meet it, as on other databases, and "database is locked" comes as SQLAlchemy's OperationalError.
+    engine.dialect.do_begin = _begin  # type: ignore[method-assign, assignment]
     _PREPARED.add(engine)
 
 
-def _begun(connection: Connection) -> None:
-    how = connection.get_execution_options().get(BEGIN_OPTION, "deferred")
-    driver: object = connection.connection.dbapi_connection
+def switch(connection: PoolProxiedConnection, purpose: str) -> None:
+    """Tell a connection that was just taken what for, one of ``PURPOSES``."""
+    connection.info[_PURPOSE] = purpose
+    driver: object = connection.dbapi_connection
     if isinstance(driver, BufferingConnection):
-        driver.buffering = how == "none"
-    if statement := _BEGIN[how]:
-        connection.exec_driver_sql(statement)
+        driver.buffering = purpose == "read"
+
+
+def switch_back(connection: Any, record: Any) -> None:
+    """Pool event ``checkin``: what the next one takes it for is not known yet."""
+    record.info.pop(_PURPOSE, None)
+    if isinstance(connection, BufferingConnection):
+        connection.buffering = False
+
+
+def _begin(connection: PoolProxiedConnection) -> None:
+    if statement := _BEGIN.get(connection.info.get(_PURPOSE, ""), "BEGIN"):
+        cursor = connection.cursor()
+        cursor.execute(statement)
+        cursor.close()
+
+
+def _writes_ahead(cursor: Any) -> bool:
+    """Switch the file to WAL, where readers do not wait for the writer, nor the writer for them; whether that was done."""
+    try:
+        cursor.execute("PRAGMA journal_mode = WAL")
+        return bool(cursor.fetchone()[0] == "wal")
+    except sqlite3.OperationalError:  # it cannot be written, or somebody is writing it: this switch does not wait for locks
+        return False
 
 
 def is_prepared(engine: Engine) -> bool:

@@ -84,6 +84,9 @@ class Supply:
         if terms.isolation is not None and terms.isolation != self._isolation:
             options["isolation_level"] = terms.isolation
         connection = self._connect(self._writer)
+        # Private: a connection asks the engine it shows whether anybody listens, and that is not the one which tells of a COMMIT.
+        # tests/core/test_endings.py fails when this changes.
+        connection._has_events = True  # pyright: ignore[reportPrivateUsage]
         undo: str | None = None
         try:
             if profile.switch is not None:

@@ -17,7 +17,6 @@ import itertools
 import sqlite3
 from collections import deque
 from typing import Any, Final, Self
-from weakref import WeakSet
 
 from sqlalchemy import event
 from sqlalchemy.engine import URL, Engine
@@ -26,7 +25,6 @@ from sqlalchemy.pool import PoolProxiedConnection
 _PURPOSE: Final = "tenure.purpose"  # in the info of a connection
 _BEGIN: Final = {"read": None, "write": "BEGIN IMMEDIATE"}
 _NUMBERS: Final = itertools.count(1)
-_PREPARED: Final[WeakSet[Engine]] = WeakSet()
 
 
 class BufferingConnection(sqlite3.Connection):
@@ -136,7 +134,6 @@ def prepare(engine: Engine, busy_timeout: float = 30.0) -> None:
     # Said where SQLAlchemy begins a transaction itself, not as a statement in the listener: then who counts or traces
     # statements does not meet it, as on other databases, and "database is locked" comes as SQLAlchemy's OperationalError.
     engine.dialect.do_begin = _begin  # type: ignore[method-assign, assignment]
-    _PREPARED.add(engine)
 
 
 def switch(connection: PoolProxiedConnection, purpose: str) -> None:
@@ -171,5 +168,5 @@ def _writes_ahead(cursor: Any) -> bool:
 
 
 def is_prepared(engine: Engine) -> bool:
-    """Whether ``prepare`` has been called for *engine*."""
-    return engine in _PREPARED
+    """Whether ``prepare`` has been called for *engine*, or for the one that this is a view of (``execution_options``)."""
+    return engine.dialect.do_begin is _begin

@@ -75,7 +75,10 @@ class Injection:
 
     def __init__(self, function: Any, session_class: type) -> None:
         self.session_class = session_class
-        self.signature = inspect.signature(function)
+        try:
+            self.signature = inspect.signature(function)
+        except ValueError:  # a builtin that does not tell its parameters
+            self.signature = inspect.signature(_untold)
         parameters = list(self.signature.parameters.values())
         self.parameter = _parameter(function, parameters, session_class)
         positional = [one.name for one in parameters if one.kind in _POSITIONAL]
@@ -105,6 +108,10 @@ class Injection:
         if self.index is not None and len(args) >= self.index and self.parameter not in kwargs:  # there it is None
             return (*args[: self.index], session, *args[self.index :]), kwargs
         return args, {**kwargs, self.parameter: session}
+
+
+def _untold(*args: Any, **kwargs: Any) -> None:
+    pass
 
 
 def _parameter(function: Any, parameters: list[inspect.Parameter], session_class: type) -> str | None:

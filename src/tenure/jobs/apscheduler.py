@@ -37,3 +37,6 @@ class _JobInUnit:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._job, name)
+
+    def __str__(self) -> str:
+        return str(self._job)

@@ -12,7 +12,8 @@ from sqlalchemy.util import await_only, greenlet_spawn
 
 from tenure import callsite
 from tenure.callsite import Site
-from tenure.core import options as opts, plan
+from tenure.core import options as opts
+from tenure.core import plan
 from tenure.core.base import BaseDatabase, attach
 from tenure.core.current import nobody
 from tenure.core.database import leaving, no_retry, taken
@@ -170,7 +171,7 @@ class AsyncDatabase(BaseDatabase[AsyncSession]):
     if TYPE_CHECKING:  # the base knows the class of its units at run time only
 
         @property
-        def current(self) -> AsyncUnit: ...
+        def current(self) -> AsyncUnit: ...  # noqa: D102 - as in the base
 
     async def close(self) -> None:
         """Refuse new connections, and close those of an engine that was made from a URL. An engine taken as it was stays open."""
@@ -184,7 +185,7 @@ class AsyncDatabase(BaseDatabase[AsyncSession]):
 
     def new_session(self, unit: BaseUnit[AsyncSession]) -> tuple[AsyncSession, UnitSession]:
         """A session for *unit*."""
-        session = AsyncSession(sync_session_class=self.session_class, unit=unit, **self.session_options)
+        session = AsyncSession(self.engine, sync_session_class=self.session_class, unit=unit, **self.session_options)
         door = session.sync_session
         assert isinstance(door, UnitSession)
         return session, door
@@ -209,7 +210,7 @@ class AsyncDatabase(BaseDatabase[AsyncSession]):
     ) -> None:
         """End what ``enter`` gave. *error* is what the body raised; it is raised again by the caller."""
         cancelled: asyncio.CancelledError | None = None
-        verdict = self.at_once(unit, error)
+        verdict = self.at_once(unit, error, settled)
         if verdict is None:
             ending = self.ending(unit, error, settled)
             if ending is None:
@@ -217,10 +218,7 @@ class AsyncDatabase(BaseDatabase[AsyncSession]):
             else:
                 verdict, cancelled = await self._end(ending, unit, error)
         if hooks := self.finished(unit, verdict, site):
-            if cancelled is None:
-                await self._run_hooks(unit, hooks)
-            else:
-                await finish(self._run_hooks(unit, hooks), self._finish_within, cancelled=True)
+            cancelled = await self._run_hooks(unit, hooks, cancelled or error) or cancelled
         if cancelled is not None:
             attach(cancelled, verdict.outcome)
             raise cancelled from verdict.error
@@ -230,7 +228,7 @@ class AsyncDatabase(BaseDatabase[AsyncSession]):
     async def _end(
         self, ending: Plan, unit: BaseUnit[AsyncSession], error: BaseException | None
     ) -> tuple[Verdict, asyncio.CancelledError | None]:
-        if unit.door is None or not unit.door.touched:
+        if unit.door is None or not unit.door.touched or (error is None and unit.needs_no_end()):
             return drive(ending, unit.act), None  # nothing was begun: no I/O
         was_cancelled = isinstance(error, asyncio.CancelledError)
         return await finish(adrive(ending, _acting(unit)), self._finish_within, cancelled=was_cancelled)
@@ -241,25 +239,31 @@ class AsyncDatabase(BaseDatabase[AsyncSession]):
         verdict, cancelled = await self._end(plan.settle(error, unit), unit, error)
         unit.settled, unit.ending, unit.outcome = True, False, verdict.outcome
         if hooks := unit.take_hooks(verdict.outcome):
-            await self._run_hooks(unit, hooks)
+            cancelled = await self._run_hooks(unit, hooks, cancelled or error) or cancelled
         if cancelled is not None:
             attach(cancelled, verdict.outcome)
             raise cancelled from verdict.error
         return verdict
 
-    async def _run_hooks(self, unit: BaseUnit[AsyncSession], hooks: list[Hook]) -> None:
-        token = self.current_place.set(nobody)
-        try:
-            failed = await adrive(plan.each(hooks), _call)
-        finally:
-            self.current_place.reset(token)
+    async def _run_hooks(
+        self, unit: BaseUnit[AsyncSession], hooks: list[Hook], error: BaseException | None
+    ) -> asyncio.CancelledError | None:
+        """Run hooks to their end, whatever happens to this task; gives back the cancellation that came meanwhile."""
+        was_cancelled = isinstance(error, asyncio.CancelledError)
+        failed, cancelled = await finish(self._each(hooks), self._finish_within, cancelled=was_cancelled)
         interruption = self.report_hooks(unit, failed)
-        if interruption is not None:
+        if interruption is not None and not isinstance(interruption, asyncio.CancelledError):
             raise interruption
+        return cancelled
+
+    async def _each(self, hooks: list[Hook]) -> list[plan.Call[Hook]]:
+        self.current_place.set(nobody)  # the context is that of the task in which only these hooks run
+        return await adrive(plan.each(hooks), _call)
 
     def run_hooks_here(self, unit: BaseUnit[AsyncSession], hooks: list[Hook]) -> None:
         """Run hooks after a checkpoint, from within SQLAlchemy's greenlet."""
-        await_only(self._run_hooks(unit, hooks))
+        if (cancelled := await_only(self._run_hooks(unit, hooks, None))) is not None:
+            raise cancelled
 
 
 async def _call(hook: Hook) -> None:

@@ -15,7 +15,8 @@ from sqlalchemy.pool import QueuePool
 
 from tenure import callsite
 from tenure.callsite import Site, words
-from tenure.core import detached, events, options as opts, plan
+from tenure.core import detached, events, plan
+from tenure.core import options as opts
 from tenure.core.current import Current
 from tenure.core.options import GuardMode, Hold, UnitOptions, strength
 from tenure.core.plainread import PlainReads
@@ -207,9 +208,15 @@ class BaseDatabase(Generic[S]):
 
     # -- ending ---------------------------------------------------------------------------------------------
 
-    def at_once(self, unit: BaseUnit[S], error: BaseException | None) -> Verdict | None:
-        """The verdict on a unit in which nothing was done; None where its end takes a plan."""
-        return Verdict(Outcome.READ_ONLY) if error is None and unit.ended_unused() else None
+    def at_once(self, unit: BaseUnit[S], error: BaseException | None, settled: Verdict | None = None) -> Verdict | None:
+        """End *unit* without I/O, if nothing was done that takes some; None where a plan must be carried out."""
+        if error is not None or not unit.owns or not unit.needs_no_end():
+            return None
+        unit.ending = True
+        verdict = settled or Verdict(Outcome.COMMITTED if unit.stored() else Outcome.READ_ONLY)
+        if unit.door is None or unit.door.retire():
+            return verdict
+        return plan.drive(plan.end(None, unit, verdict), unit.act)
 
     def ending(self, unit: BaseUnit[S], error: BaseException | None, settled: Verdict | None = None) -> Plan | None:
         """The plan that ends *unit*; None for one that has joined, whose end is no more than a note."""
@@ -246,7 +253,6 @@ class BaseDatabase(Generic[S]):
         if unit.savepoint is not None and verdict.outcome is not Outcome.ROLLED_BACK and verdict.error is not None:
             unit.failed(verdict.error)
         unit.close(verdict.outcome, verdict.error, site)
-        unit.forget_session()
         if verdict.trouble is not None:
             events.tell(events.EndTroubled(self.name, unit.name, verdict.outcome, verdict.trouble))
         if verdict.error is not None and not isinstance(verdict.error, Exception):

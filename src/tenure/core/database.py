@@ -11,7 +11,8 @@ from sqlalchemy.orm import Session
 
 from tenure import callsite
 from tenure.callsite import Site
-from tenure.core import options as opts, plan
+from tenure.core import options as opts
+from tenure.core import plan
 from tenure.core.base import BaseDatabase
 from tenure.core.current import nobody
 from tenure.core.decorate import decorate
@@ -184,7 +185,7 @@ class Database(BaseDatabase[Session]):
     if TYPE_CHECKING:  # the base knows the class of its units at run time only
 
         @property
-        def current(self) -> Unit: ...
+        def current(self) -> Unit: ...  # noqa: D102 - as in the base
 
     def close(self) -> None:
         """Refuse new connections, and close those of an engine that was made from a URL. An engine taken as it was stays open."""
@@ -276,7 +277,7 @@ def taken(engine: Any, options: Mapping[str, Any]) -> Any:
     """*engine*, which was made elsewhere, as it is; BadOption if it commits every statement, or *options* came with it."""
     if options:
         raise BadOption(
-            f"{sorted(options)[0]}=… is an option of create_engine(), but an engine was given. Set it where that is made."
+            f"{min(options)}=… is an option of create_engine(), but an engine was given. Set it where that is made."
         )
     # Private: no public name tells what create_engine(isolation_level=…) was given. tests/core/test_options.py fails when it changes.
     asked = getattr(engine.dialect, "_on_connect_isolation_level", None)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.engine import Connection, Engine
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.orm import SessionTransaction
 
 from tenure.core.late import LateSession
@@ -39,6 +39,9 @@ class HoldingSession(LateSession):
     _depth = 0  # calls within calls
     _must_pin = 0  # flush, commit and savepoints: what happens in them belongs to the transaction
     _streams = False  # the outermost statement's rows are fetched after it has returned
+    _held_back: list[Lease] | None = None  # a rollback is under way: its connection goes home when it is known to have worked
+    _reading_ends = False  # the SessionTransaction is being closed because nothing in it needs to be kept
+    _ended_early = False  # one was, since the last commit or rollback
     _explicit = False  # begin() was called, or a bind of the caller's own was used: the SessionTransaction is theirs
     _classic: bool | None = None  # a transaction from the first statement on
 
@@ -58,11 +61,12 @@ class HoldingSession(LateSession):
     # -- the one door to SQL ------------------------------------------------------------------------
 
     def get_bind(
-        self, mapper: Any = None, *, clause: Any = None, bind: Engine | Connection | None = None, **kw: Any
+        self, mapper: Any = None, *, clause: Any = None, bind: Engine | Connection | None = None, **_kw: Any
     ) -> Engine | Connection:
         """The connection for a statement; called without one (``session.get_bind()``) the engine."""
-        if bind is not None:
-            self._explicit = True  # the SessionTransaction now has a connection that is not ours to end early
+        if bind is not None and bind is not self._supply.engine:
+            if self._depth:
+                self._foreign_bind(clause)
             return bind
         if not self._depth:
             return self._supply.engine
@@ -76,9 +80,17 @@ class HoldingSession(LateSession):
             if not plain or self._streams or self._explicit or self.in_nested_transaction() or self._is_classic():
                 self._pin()
             elif self._lease is None:
-                self._lease = self._supply.read(self._holder())
+                self._lease = self._supply.read(self._holder(), begun=bool(self.dispatch.after_begin))
         assert self._lease is not None
         return self._lease.connection
+
+    def _foreign_bind(self, clause: Any) -> None:
+        """A bind of the caller's own: the SessionTransaction gets a connection that is not ours to end early."""
+        self._explicit = True
+        self.join_transaction_mode = "conditional_savepoint"  # SQLAlchemy's default: a transaction that was open stays so
+        if self._must_pin or not self._plain(clause):
+            self._refuse_write(clause)
+            self.wrote = True
 
     def _is_classic(self) -> bool:
         """Whether this unit is a transaction from its first statement on."""
@@ -89,6 +101,7 @@ class HoldingSession(LateSession):
                 hold == "transaction"
                 or bool(options.settings)
                 or not self._supply.profile.reads_alone
+                or streams(None, getattr(self, "execution_options", None))  # new in SQLAlchemy 2.1
                 or strength(self._isolation()) > _READ_COMMITTED
             )
         return self._classic
@@ -103,6 +116,7 @@ class HoldingSession(LateSession):
     def _pin(self) -> None:
         """Take a connection for a transaction. A read lease is set aside: an outer statement may still have it in its hands."""
         self._set_aside()
+        self.join_transaction_mode = "control_fully"  # a listener may have begun it already: it is ours to end all the same
         unit = self._unit
         options = unit.options
         terms = Terms(options.isolation or unit.database.isolation, options.readonly or unit.settled, options.settings)
@@ -118,7 +132,11 @@ class HoldingSession(LateSession):
     def _end_read(self) -> None:
         # Not commit(), which would flush pending objects, nor rollback(), which would expire all instances.
         if (transaction := self.get_transaction()) is not None:
-            transaction.close()
+            self._reading_ends = self._ended_early = True
+            try:
+                transaction.close()
+            finally:
+                self._reading_ends = False
 
     # -- what ends a read -----------------------------------------------------------------------------
 
@@ -130,6 +148,10 @@ class HoldingSession(LateSession):
             for one in spent:
                 self._supply.give_back(one)
         lease = self._lease
+        if lease is not None and self._pinned and error is not None and self.is_active and not lease.connection.in_transaction():
+            # BEGIN itself failed, as SQLite's does when the file stays locked: nothing has begun. After a failed flush, which has
+            # rolled back as well, the session is inactive until rollback() is called, as SQLAlchemy has it.
+            self._pinned = False
         if lease is not None and not self._pinned:
             self._lease = None
             try:
@@ -143,6 +165,8 @@ class HoldingSession(LateSession):
         """Whether *error* may have left the server in mid-statement, with its locks and snapshot."""
         if not self._supply.profile.client_errors_linger:
             return False
+        if isinstance(error, SQLAlchemyError) and not isinstance(error, DBAPIError):
+            return False  # found by SQLAlchemy, before the driver was asked or after it had answered
         return not isinstance(error, DBAPIError) or not sqlstate(error) or sqlstate(error) in ("22000", "22P02")
 
     # -- what ends a transaction ------------------------------------------------------------------------
@@ -151,9 +175,13 @@ class HoldingSession(LateSession):
         """A SessionTransaction is over; with the outermost one the connection goes home, whichever call ended it."""
         if transaction.parent is None and not transaction.nested:
             self._explicit = False
+            self._ended_early = self._reading_ends
             if self._pinned and self._lease is not None:
                 lease, self._lease, self._pinned = self._lease, None, False
-                self._supply.give_back(lease)
+                if self._held_back is None:
+                    self._supply.give_back(lease)
+                else:
+                    self._held_back.append(lease)
 
     def savepoints(self) -> tuple[SessionTransaction, ...]:
         """The savepoints that are open, the innermost first."""

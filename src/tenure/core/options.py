@@ -148,7 +148,7 @@ def unit_options(values: Mapping[str, Any]) -> UnitOptions:
 
 
 @lru_cache(maxsize=256)
-def _remembered(items: tuple[tuple[str, Any], ...], types: tuple[type, ...]) -> UnitOptions:  # for True and 1 are equal
+def _remembered(items: tuple[tuple[str, Any], ...], _types: tuple[type, ...]) -> UnitOptions:  # for True and 1 are equal
     return _made(dict(items))
 
 

@@ -72,6 +72,11 @@ class Facts(Protocol):
         """Whether ``rollback_only()`` was called."""
         ...
 
+    @property
+    def doubtful(self) -> bool:
+        """Whether it is not known if the COMMIT of a checkpoint took place."""
+        ...
+
     def swallowed(self) -> Exception | None:
         """The error for a failure that was caught but not undone."""
 
@@ -81,6 +86,7 @@ class Facts(Protocol):
 
     def took_place(self) -> bool:
         """Whether the COMMIT was done, although an error came: what raised it ran after the COMMIT."""
+        ...
 
     def in_doubt(self, error: BaseException) -> BaseException | None:
         """The error to raise when it is not known whether the COMMIT that raised *error* took place."""
@@ -119,7 +125,8 @@ def settle(body: BaseException | None, facts: Facts, keep: Step = Step.COMMIT, u
     if error is None and not facts.rollback_asked:
         error = facts.swallowed()
     if error is not None or facts.rollback_asked:
-        return Verdict(Outcome.ROLLED_BACK, (yield from _undone(error, undo)))
+        undone = yield from _undone(error, undo)
+        return Verdict(Outcome.UNKNOWN if facts.doubtful else Outcome.ROLLED_BACK, undone)
     try:
         yield keep
     except BaseException as failed:  # whatever it was, what has begun must be ended

@@ -12,16 +12,17 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from sqlalchemy import event
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.orm import Session, SessionTransaction
+from sqlalchemy.orm import ORMExecuteState, Session, SessionTransaction
 from sqlalchemy.util import greenlet_spawn
 
 from tenure import callsite
-from tenure.callsite import words
+from tenure.callsite import Site, words
 from tenure.core import detached, events
 from tenure.core.current import innermost_open
 from tenure.core.guard import GuardedSession, describe, identity
 from tenure.core.hold import streams
 from tenure.core.plan import Outcome
+from tenure.engines.ledger import Lease
 from tenure.engines.profile import refused_write
 from tenure.exceptions import ReadOnlyUnit, ReleaseRefused
 
@@ -38,14 +39,16 @@ class UnitSession(GuardedSession):
     Overlapping use, use after the end, use in a foreign context, and a commit by code that has joined raise at the user's line.
     """
 
-    committed = False
+    committed = False  # SQLAlchemy has told of a COMMIT, and will tell that the transaction has ended
+    released: SessionTransaction | None = None  # the same, for a savepoint
+    _looks = False  # listens to what other listeners make of its statements
     _over = False  # the COMMIT that ends the unit is done
 
     def __init__(self, unit: BaseUnit[Any], **options: Any) -> None:
-        options.pop("bind", None)
-        options.pop("binds", None)
-        super().__init__(**options)
         database = unit.database
+        options.pop("binds", None)
+        options["bind"] = database.supply.engine  # for whoever reads session.bind; get_bind() decides
+        super().__init__(**options)
         self._unit_ref = weakref.ref(unit)
         self._supply = database.supply
         self._plain = database.plain
@@ -97,19 +100,19 @@ class UnitSession(GuardedSession):
         unit = self._part()
         if self._unit.settled:
             return (
-                f"{what} after the answer of {unit.name!r} ({words(unit.site)}) had been settled: nothing would store it."
+                f"{what} after the answer of {self._unit.name!r} ({words(self._unit.site)}) had been settled: nothing would store it."
                 " Write before the response begins, or in a unit of its own."
             )
         return f"{what} in read-only unit {unit.name!r} ({words(unit.site)}). Open it without readonly=True."
 
-    def refuse_unflushed(self) -> None:
+    def refuse_unflushed(self, site: Site | None = None) -> None:
         """Raise ReadOnlyUnit if something waits to be written."""
         count = len(self.new) + len(self.deleted) + sum(1 for one in self.dirty if self.is_modified(one))
         if count:
             some = next(iter([*self.new, *self.deleted, *self.dirty]))
             self._unit.database.guard(
                 ReadOnlyUnit(
-                    self._read_only(f"flush of {count} {type(some).__name__} at {words(self._site or callsite.here(3))}")
+                    self._read_only(f"flush of {count} {type(some).__name__} at {words(site or self._site or callsite.here(3))}")
                 )
             )
 
@@ -120,7 +123,16 @@ class UnitSession(GuardedSession):
             self._statement = statement
         if not self._streams and streams(statement, kw.get("execution_options")):
             self._streams = True
+        if self.dispatch.do_orm_execute and not self._looks:
+            self._looks = True
+            event.listen(self, "do_orm_execute", _last_look)
         return self._through(operation, call, statement, *args, **kw)
+
+    def take_over(self, state: ORMExecuteState) -> None:
+        """Listeners may have changed the statement or its options. ``get_bind`` is told for ORM statements only."""
+        state.bind_arguments["clause"] = state.statement
+        if streams(state.statement, state.local_execution_options):
+            self._streams = True
 
     def execute(self, statement: Any, *args: Any, **kw: Any) -> Any:
         return self._state("execute", super().execute, statement, args, kw)
@@ -148,7 +160,15 @@ class UnitSession(GuardedSession):
 
     def connection(self, *args: Any, **kw: Any) -> Connection:
         """SQLAlchemy's ``Connection``, in the unit's transaction: what is run on it is not known to be a read."""
-        return self._through("connection", super().connection, *args, **kw)  # type: ignore[no-any-return]
+        return self._through("connection", self._connection, *args, **kw)  # type: ignore[no-any-return]
+
+    def _connection(self, bind_arguments: Any = None, **kw: Any) -> Connection:
+        given: dict[str, Any] = dict(bind_arguments or {})
+        if (bind := given.pop("bind", None)) is not None:
+            bind = self.get_bind(bind=bind)  # SQLAlchemy does not ask for it
+            if bind is not self._supply.engine:
+                given["bind"] = bind
+        return super().connection(given, **kw)
 
     def bulk_save_objects(self, *args: Any, **kw: Any) -> None:
         self._in_transaction("bulk_save_objects", super().bulk_save_objects, *args, **kw)
@@ -179,8 +199,11 @@ class UnitSession(GuardedSession):
             self._leave(error)
 
     def flush(self, objects: Any = None) -> None:
+        if self._turn is identity() and not (self.identity_map.check_modified() or self.new or self.deleted):
+            super().flush(objects)  # the autoflush of a statement that finds nothing to write
+            return
         if self._part().readonly:
-            self.refuse_unflushed()
+            self.refuse_unflushed(callsite.here(2))
         self._in_transaction("flush", super().flush, objects)
 
     # -- objects --------------------------------------------------------------------------------------------
@@ -229,10 +252,17 @@ class UnitSession(GuardedSession):
     def commit(self) -> None:
         """In the unit's own code a checkpoint: commits, runs the hooks registered so far, and goes on."""
         self._own("commit")
-        if not self._unit.ending and (error := self._unit.unfit()) is not None:
+        # A failed flush has rolled back already, and SQLAlchemy says so itself until rollback() is called.
+        if not self._unit.ending and self.is_active and (error := self._unit.unfit()) is not None:
             self.rollback()
             raise error
-        self._in_transaction("commit", super().commit)
+        try:
+            self._in_transaction("commit", super().commit)
+        except BaseException as failed:
+            doubt = None if self._unit.ending else self._unit.in_doubt(failed)
+            if doubt is None or doubt is failed:
+                raise
+            raise doubt from failed
         self._run_due()
 
     def refuse_unfit(self) -> None:
@@ -247,11 +277,22 @@ class UnitSession(GuardedSession):
         self._run_due()
 
     def _rollback(self) -> None:
-        if not self.in_transaction():
-            # The last read ended the SessionTransaction, and without one rollback() does nothing: pending objects, marks of
-            # deletion and unflushed changes would live on, and a later commit would write them.
+        if self._ended_early and not self.in_transaction():
+            # The last read ended the SessionTransaction, and without one rollback() does nothing: what was read would not be
+            # read again.
             super().begin()
-        super().rollback()
+        held: list[Lease] = []
+        self._held_back = held
+        try:
+            super().rollback()
+        except BaseException:
+            for lease in held:
+                lease.connection.invalidate()  # what it is in now is unknown: it must not go back to the pool
+            raise
+        finally:
+            self._held_back = None
+            for lease in held:
+                self._supply.give_back(lease)
 
     def close(self) -> None:
         """In the unit's own code: undo what is not committed and let go of all objects. The unit's end closes for good."""
@@ -277,6 +318,7 @@ class UnitSession(GuardedSession):
     def _reset(self) -> None:
         # Not by way of rollback(), which would expire the objects: they leave with what they have loaded.
         super().reset()
+        self._ended_early = False
         self._unit.all_undone()
         self._settled_here(Outcome.ROLLED_BACK)
 
@@ -299,12 +341,12 @@ class UnitSession(GuardedSession):
 
     def end_transaction(self, *, keep: bool) -> None:
         """The end of the unit: commit or roll back, if anything was done at all."""
-        if self.touched and not (keep and self._nothing_to_commit()):
+        if self.touched and not (keep and self.nothing_to_commit()):
             self.commit() if keep else self.rollback()
 
-    def _nothing_to_commit(self) -> bool:
+    def nothing_to_commit(self) -> bool:
         """Whether a commit would do nothing and nobody but this module would be told: only plain reads ran. Saves 14 % of one."""
-        if self._turn is not None or self.in_transaction() or self.new or self.deleted or self.identity_map.check_modified():
+        if self._turn is not None or self.in_transaction() or self.identity_map.check_modified() or self.new or self.deleted:
             return False
         heard = self.dispatch
         return (
@@ -326,7 +368,9 @@ class UnitSession(GuardedSession):
         count = len(self.new) + len(self.deleted) + sum(1 for one in self.dirty if self.is_modified(one))
         if count:
             return f"{count} object{'s' * (count > 1)} not written yet"
-        return f"work not committed, last {self._operation}() at {words(self._site)}," if self._pinned and self.wrote else None
+        if self.wrote and (self._pinned or self._explicit) and not self._unit.readonly:
+            return f"work not committed, last {self._operation}() at {words(self._site)},"
+        return None
 
     def release(self) -> None:
         """Give the connection back now.
@@ -348,18 +392,33 @@ class UnitSession(GuardedSession):
     # -- what SQLAlchemy tells -----------------------------------------------------------------------------------
 
     def transaction_ended(self, transaction: SessionTransaction) -> None:
-        super().transaction_ended(transaction)
-        if transaction.parent is None and self.committed:
-            self.committed, self._over = False, self._unit.ending
-            self._settled_here(Outcome.COMMITTED)
+        # Not every rollback is told as one: after a failed flush, ``with session.begin_nested():`` only closes what it began.
+        lost = self._pinned and not self._reading_ends
+        doubtful = self._pinned and self._lease is not None and self._lease.commit_sent and self._lease.connection.invalidated
+        try:
+            super().transaction_ended(transaction)
+        finally:  # giving the connection back may fail or be cancelled; what became of the work is known
+            self._account_for(transaction, lost, doubtful)
 
-    def rolled_back(self, transaction: SessionTransaction) -> None:
-        """A SessionTransaction was rolled back."""
+    def _account_for(self, transaction: SessionTransaction, lost: bool, doubtful: bool) -> None:
         if transaction.nested:
-            self._unit.savepoint_undone(transaction)
+            kept, self.released = transaction is self.released, None
+            if not kept:
+                self._unit.savepoint_undone(transaction)
         elif transaction.parent is None:
-            self._unit.all_undone()
-            self._settled_here(Outcome.ROLLED_BACK)
+            if self.committed:
+                self.committed, self._over = False, self._unit.ending
+                self._settled_here(Outcome.COMMITTED)
+            elif doubtful:
+                self._unit.doubtful = True
+                self.undone(Outcome.UNKNOWN)
+            elif lost:
+                self.undone()
+
+    def undone(self, outcome: Outcome = Outcome.ROLLED_BACK) -> None:
+        """The whole transaction was rolled back, or lost in its COMMIT."""
+        self._unit.all_undone()
+        self._settled_here(outcome)
 
     def commit_done(self) -> bool:
         """Whether the COMMIT that ends the unit is done, whatever came after it."""
@@ -434,8 +493,13 @@ def _ended(session: Session, transaction: SessionTransaction) -> None:
 
 @event.listens_for(UnitSession, "after_soft_rollback")
 def _rolled_back(session: Session, transaction: SessionTransaction) -> None:
-    if isinstance(session, UnitSession):
-        session.rolled_back(transaction)
+    if isinstance(session, UnitSession) and transaction.parent is None:
+        session.undone()
+
+
+def _last_look(state: ORMExecuteState) -> None:
+    if isinstance(state.session, UnitSession):
+        state.session.take_over(state)
 
 
 @event.listens_for(UnitSession, "before_commit")
@@ -446,8 +510,9 @@ def _committing(session: Session) -> None:
 
 @event.listens_for(UnitSession, "after_commit")
 def _committed(session: Session) -> None:
-    if isinstance(session, UnitSession) and not session.in_nested_transaction():
-        session.committed = True
+    if isinstance(session, UnitSession):
+        session.released = session.get_nested_transaction()
+        session.committed = session.released is None
 
 
 _OURS = frozenset([_ended, _rolled_back, _committing, _committed])

@@ -39,6 +39,7 @@ class Hook:
     within: Savepoints
 
     def __call__(self) -> Any:
+        """Call it."""
         return self.function(*self.args, **self.kwargs)
 
 
@@ -66,6 +67,7 @@ class BaseUnit(Generic[S]):
     savepoint: SessionTransaction | None = None
     end_site: Site | None = None
     end_time = 0.0
+    doubtful = False  # it is not known whether the COMMIT of a checkpoint took place
     partly_stored = False  # a checkpoint has committed something: what follows may fail, but not undo it
     _asked: str | None = None
     _session: S | None = None
@@ -94,9 +96,13 @@ class BaseUnit(Generic[S]):
 
     def __del__(self) -> None:
         """The last net: nobody can end this unit any more."""
-        if not self.ended and self._door is not None and self._door.touched and not sys.is_finalizing():
-            self._door.keep(self)
+        if self.ended or self._door is None or sys.is_finalizing():
+            return
+        self._door.keep(self)
+        if self._door.touched:
             self._door.dropped()
+        else:
+            self.close(Outcome.READ_ONLY, None, None)
 
     # -- what a user sees ---------------------------------------------------------------------------
 
@@ -189,11 +195,11 @@ class BaseUnit(Generic[S]):
             unit = unit.parent
         return unit
 
-    def ended_unused(self) -> bool:
-        """Whether nothing was done here that needs an end: no failure, and not even the session was used. Closes that."""
-        if self.root is not self or self._asked is not None or self._failures or self.settled:
+    def needs_no_end(self) -> bool:
+        """Whether neither COMMIT nor ROLLBACK has anything to do here: no failure, and at most plain reads."""
+        if not self.owns or self._asked is not None or self._failures:
             return False
-        return self._door is None or self._door.retire()
+        return self._door is None or not self._door.touched or self._door.nothing_to_commit()
 
     def descends_from(self, root: BaseUnit[Any]) -> bool:
         """Whether *root* is this unit's own or one further out."""
@@ -211,10 +217,15 @@ class BaseUnit(Generic[S]):
     def obituary(self) -> str:
         """How and where the unit ended, and what to do instead."""
         root = self.root
-        outcome = "" if root.outcome is None else f", {root.outcome.value},"
-        ago = f", {time.monotonic() - root.end_time:.1f} s ago" if root.end_time else ""
+        end = ["ended"]
+        if root.outcome is not None:
+            end.append(root.outcome.value)
+        if callsite.is_users(root.end_site):  # not where a host has ended it
+            end.append(f"at {words(root.end_site)}")
+        if root.end_time:
+            end.append(f"{time.monotonic() - root.end_time:.1f} s ago")
         return (
-            f"the session of {root.name!r} ({words(root.site)}) ended{outcome} at {words(root.end_site)}{ago}, and was used again at"
+            f"the session of {root.name!r} ({words(root.site)}) {', '.join(end)}, and was used again at"
             f" {words(callsite.here(2))}. Later work needs its own unit: db.unit(function)."
         )
 
@@ -233,6 +244,8 @@ class BaseUnit(Generic[S]):
 
     def take_hooks(self, outcome: Outcome) -> list[Hook]:
         """The hooks that are due now that *outcome* is known; the others are dropped. Without a known outcome none is due."""
+        if self._hooks is None and self._due is None:
+            return []
         due, self._due = self._due or [], None
         hooks, self._hooks = self._hooks or [], None
         if outcome is Outcome.UNKNOWN:
@@ -372,10 +385,6 @@ class BaseUnit(Generic[S]):
         if self.root is self and events.wanted(events.UnitClosed):
             took = self.end_time - self.opened
             events.tell(events.UnitClosed(self.database.name, self.name, self.site, outcome, self.reason, took))
-
-    def forget_session(self) -> None:
-        """Let go of the session, which knows its unit: a cycle would leave both to the garbage collector."""
-        self._session = self._door = None
 
     def refuse_unless_owner(self, operation: str) -> None:
         """Raise NotOwner where this unit has joined another."""

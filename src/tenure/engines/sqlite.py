@@ -116,11 +116,11 @@ def prepare(engine: Engine, busy_timeout: float = 30.0) -> None:
     """
     in_memory = engine.url.query.get("vfs") == "memdb"
 
-    def connecting(dialect: Any, record: Any, args: Any, options: dict[str, Any]) -> None:
+    def connecting(dialect: Any, _record: Any, _args: Any, options: dict[str, Any]) -> None:
         if not dialect.is_async:  # aiosqlite fetches in its own thread, before execute returns
             options.setdefault("factory", BufferingConnection)
 
-    def connected(connection: Any, record: Any) -> None:
+    def connected(connection: Any, _record: Any) -> None:
         connection.isolation_level = None  # no implicit BEGIN: the listener below says how a transaction begins
         cursor = connection.cursor()
         cursor.execute(f"PRAGMA busy_timeout = {int(busy_timeout * 1000)}")

@@ -86,7 +86,7 @@ class Supply:
         connection = self._connect(self._writer)
         # Private: a connection asks the engine it shows whether anybody listens, and that is not the one which tells of a COMMIT.
         # tests/core/test_endings.py fails when this changes.
-        connection._has_events = True  # pyright: ignore[reportPrivateUsage]
+        connection._has_events = True  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
         undo: str | None = None
         try:
             if profile.switch is not None:

@@ -13,10 +13,10 @@ E = TypeVar("E", bound=BaseExecutor)
 
 
 def in_units(executor: E, database: Database | AsyncDatabase) -> E:
-    """Have *executor* run each firing in a unit of *database*: ``executors={"default": in_units(ThreadPoolExecutor(4), db)}``.
+    """Let *executor* run each firing in a unit of *database*.
 
-    A firing commits when its job returns and rolls back when it raises; APScheduler then reports the error as ever. Overlapping
-    firings have separate units. Works with executors that run in this process: threads, asyncio, gevent. For a process pool, and
+    ``BackgroundScheduler(executors={"default": in_units(ThreadPoolExecutor(4), db)})``. A firing commits when its job returns and
+    rolls back when it raises; APScheduler then reports the error as ever. Overlapping firings have separate units. Works with executors that run in this process: threads, asyncio, gevent. For a process pool, and
     for a job with a parameter for its session, decorate the job itself with ``@db.unit``.
     """
     submit: Any = executor.submit_job  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]

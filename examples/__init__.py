@@ -1,0 +1,1 @@
+"""Small applications that run on tenure, and the load that proves them."""

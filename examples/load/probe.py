@@ -1,0 +1,88 @@
+"""In the server's process: what tenure says became of every request and every job."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+from tenure import Database
+from tenure.core import events
+
+TROUBLES = (events.HookFailed, events.EndTroubled, events.GuardTripped, events.UnitLeaked, events.WorkLost)
+LAST_LINE = "The account of the server: "
+
+
+class Probe:
+    """A reader of tenure's events. It also stands at the door of the pool, for SQLAlchemy tells nobody that somebody waits.
+
+    Args:
+        db: The database of the server.
+        act: Gives the header ``X-Act`` of the request that is current in this thread, or None.
+
+    """
+
+    def __init__(self, db: Database, act: Callable[[], str | None]) -> None:
+        self._db = db
+        self._act = act
+        self._lock = threading.Lock()
+        self._outcomes: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        self._troubles: Counter[str] = Counter()
+        self._returned: defaultdict[str, list[str]] = defaultdict(list)
+        self._raised: Counter[str] = Counter()
+        self._waits = 0
+        self._longest = 0.0
+        events.READERS.append(self)
+        self._take = db.engine.pool.connect
+        db.engine.pool.connect = self._connect  # type: ignore[method-assign]
+
+    def wants(self, kind: type[events.Event]) -> bool:
+        """All that concern the end of a unit, or something that should not be."""
+        return kind is events.UnitClosed or kind in TROUBLES
+
+    def __call__(self, event: events.Event) -> None:
+        """Count *event*, in the thread of its unit."""
+        with self._lock:
+            if isinstance(event, events.UnitClosed):
+                self._outcomes[self._act() or event.unit][event.outcome.value] += 1
+            else:
+                self._troubles[type(event).__name__] += 1
+
+    def job_ended(self, event: Any) -> None:
+        """Count a run of a job; an APScheduler listener. A job returns the token of the row it wrote."""
+        with self._lock:
+            if event.exception is None:
+                self._returned[event.job_id].append(event.retval)
+            else:
+                self._raised[event.job_id] += 1
+
+    def _connect(self) -> Any:
+        status = self._db.status()
+        if status.capacity is None or status.in_use < status.capacity:
+            return self._take()
+        began = time.perf_counter()
+        try:
+            return self._take()
+        finally:
+            with self._lock:
+                self._waits += 1
+                self._longest = max(self._longest, time.perf_counter() - began)
+
+    def last_line(self) -> str:
+        """Everything, on one line. Ask for it when requests and jobs have ended and the database is still open."""
+        with self._lock:
+            found = {
+                "status": asdict(self._db.status()),
+                "holders": [asdict(one) for one in self._db.holders()],
+                "outcomes": self._outcomes,
+                "troubles": self._troubles,
+                "returned": self._returned,
+                "raised": self._raised,
+                "waits": self._waits,
+                "longest_wait": self._longest,
+            }
+        return LAST_LINE + json.dumps(found)

@@ -1,0 +1,182 @@
+"""A run from the first to the last: a database, a server, 24 clients, the account."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+import time
+import uuid
+from dataclasses import dataclass, field
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+from typing import Any, Self
+
+from rich.console import Console
+from sqlalchemy import URL
+from sqlalchemy.exc import SQLAlchemyError
+
+from examples.load import account, places
+from examples.load.account import Facts, Rows
+from examples.load.clients import CLIENTS, NONE, Book, Client, Ground
+from examples.load.process import Server, ServerFailed
+from examples.load.table import show
+
+GRACE = 10.0  # seconds more for a machine so slow that something was not done by anybody
+
+
+def main(module: str) -> int:
+    """Drive the server that *module* starts, for ``SECONDS``, on the database ``DB``; the exit status."""
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=130)
+    asked = os.environ.get("SECONDS", "")
+    try:
+        seconds = float(asked or 15)
+    except ValueError:
+        return _refuse(console, f"SECONDS={asked}: give a number of seconds; 0 runs until Ctrl-C.")
+    stop = threading.Event()
+
+    def interrupted(*_: object) -> None:
+        stop.set()
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever asks twice does not want to see the table
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, interrupted)
+    try:
+        with places.place(os.environ.get("DB", "")) as (url, name), tempfile.TemporaryDirectory(prefix="tenure-demo-") as folder:
+            log = Path(folder) / "server.log"
+            status = _drive(Load(module, url, log), name, seconds, console, stop)
+            if status:
+                kept = shutil.copy(log, Path(tempfile.gettempdir()) / f"demo-{os.getpid()}.log")
+                console.print(f"  what the server wrote meanwhile: {kept}", highlight=False, soft_wrap=True)
+            return status
+    except KeyboardInterrupt:
+        return _refuse(console, "interrupted twice")
+    except (places.NoPlace, ServerFailed, SQLAlchemyError) as error:
+        return _refuse(console, str(error))
+
+
+def _drive(begun: Load, name: str, seconds: float, console: Console, stop: threading.Event) -> int:
+    with begun as load:
+        how_long = f"for {seconds:g} s" if seconds else "until Ctrl-C"
+        console.print(f"{load.server.address} on {name}: {CLIENTS} clients, {how_long}", highlight=False, soft_wrap=True)
+        load.start()
+        with Progress(console) as progress:
+            while load.server.runs and not stop.wait(progress.every):
+                progress(load)
+                if seconds and load.age >= seconds and (not load.book.missing() or load.age >= seconds + GRACE):
+                    break
+        took = load.age
+        facts = load.end(whole=bool(seconds) and took >= seconds, interrupted=stop.is_set())
+    requests = facts.book.requests
+    title = f"{CLIENTS} clients on {name}: {requests:,} requests in {took:.1f} s, {requests / took:,.0f} a second"
+    return show(facts, console, title)
+
+
+@dataclass
+class Load:
+    """A server and its clients. Left as a context, no server stays behind."""
+
+    module: str
+    url: URL
+    log: Path
+    run: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
+    book: Book = field(default_factory=Book)
+
+    def __post_init__(self) -> None:
+        self.earlier: Rows = account.read(self.url)
+        self.server = Server(self.module, self.url, self.log)
+        now = account.read(self.url)
+        self.ground = Ground(now.accounts, now.total)
+        self._stop = threading.Event()
+        self._began = time.monotonic()
+        self._clients = [
+            Client(number, run=self.run, port=self.server.port, ground=self.ground, book=self.book, stop=self._stop)
+            for number in range(1, CLIENTS + 1)
+        ]
+
+    @property
+    def age(self) -> float:
+        """Seconds since the clients began."""
+        return time.monotonic() - self._began
+
+    def start(self) -> None:
+        """Let the clients begin."""
+        self._began = time.monotonic()
+        for client in self._clients:
+            client.start()
+
+    def end(self, *, whole: bool = True, interrupted: bool = False, kill: bool = False) -> Facts:
+        """End the clients, then the server; or with *kill* the server first, and hard. Then read what is stored."""
+        gone = not self.server.runs
+        if kill:
+            self.server.kill()
+        self._stop.set()
+        for client in self._clients:
+            client.join()
+        status = self.server.stop()
+        rows = account.read(self.url, self.run)
+        report = None if kill else self.server.report
+        return Facts(self.book, self.ground, self.earlier, rows, report, status, whole, interrupted, gone, killed=kill)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stop.set()
+        self.server.kill()
+
+    def status(self) -> dict[str, Any] | None:
+        """What the server says of its connections, or None if it does not say it in a second."""
+        http = HTTPConnection("127.0.0.1", self.server.port, timeout=1)
+        try:
+            http.request("GET", "/status")
+            return dict(json.loads(http.getresponse().read()))
+        except (OSError, HTTPException, ValueError):
+            return None
+        finally:
+            http.close()
+
+
+class Progress:
+    """A line about the load: rewritten in place on a terminal, else one every second."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._live = console.status("") if console.is_terminal else None
+        self.every = 0.25 if self._live else 1.0
+
+    def __enter__(self) -> Self:
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._live:
+            self._live.stop()
+
+    def __call__(self, load: Load) -> None:
+        requests = load.book.requests
+        status = load.status()
+        out = "the server is silent" if status is None else f"{status['in_use']} of {status['capacity']} connections out"
+        none = sum(answers[NONE] for answers in load.book.answers.values())
+        line = f"{load.age:4.0f} s   {requests:,} requests   {requests / load.age:,.0f} a second   {out}"
+        line += f"   {none} without an answer" if none else ""
+        if self._live:
+            self._live.update(line)
+        else:
+            self._console.print(line, highlight=False, soft_wrap=True)
+
+
+def _refuse(console: Console, why: str) -> int:
+    console.print(f"✗ {why}", style="bold red", markup=False, highlight=False, soft_wrap=True)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

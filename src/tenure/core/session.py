@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from sqlalchemy import event
 from sqlalchemy.engine import Connection
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, MissingGreenlet
 from sqlalchemy.orm import ORMExecuteState, Session, SessionTransaction
 from sqlalchemy.util import greenlet_spawn
+from sqlalchemy.util.concurrency import in_greenlet
 
 from tenure import callsite
 from tenure.callsite import Site, words
@@ -473,6 +474,21 @@ class AsyncioUnitSession(UnitSession):
             return threading.current_thread()
         task = asyncio.current_task(self._loop)
         return threading.current_thread() if task is None else weakref.ref(task)
+
+    def get_bind(self, mapper: Any = None, **kw: Any) -> Any:
+        """As ``HoldingSession``; where SQL cannot be awaited, SQLAlchemy's error comes before a connection is taken and lost."""
+        if self._depth and not in_greenlet():
+            what = "SQL" if mapper is None else f"{getattr(mapper, 'class_', mapper).__name__}"
+            error = MissingGreenlet(
+                "greenlet_spawn has not been called; can't call await_() here. Was IO attempted in an unexpected place?",
+                code="xd2s",
+            )
+            error.add_note(
+                f"tenure: {what} was to be loaded at {words(self._site)}, where nothing can be awaited. Load it before, as with"
+                " selectinload(), or within await session.run_sync(...)."
+            )
+            raise error
+        return super().get_bind(mapper, **kw)
 
     def dropped(self) -> None:
         """The connection can only be given back in its loop; if that is closed, the connection is lost with it."""

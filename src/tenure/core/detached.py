@@ -15,7 +15,7 @@ from tenure import callsite
 from tenure.callsite import Site, words
 
 if TYPE_CHECKING:
-    from tenure.core.session import UnitSession
+    from tenure.core.guard import GuardedSession
     from tenure.core.unit import BaseUnit
 
 _KEY = "tenure.origin"
@@ -32,7 +32,7 @@ class Origin:
     ended: Site | None = None
 
 
-def remember(session: UnitSession, unit: BaseUnit[Any]) -> None:
+def remember(session: GuardedSession, unit: BaseUnit[Any]) -> None:
     """Note for each object that outlives *session* which unit it came from. Costs nothing for those that nobody keeps."""
     if unit.database.modes["detached"] == "off" or not len(session.identity_map):
         return

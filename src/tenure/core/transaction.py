@@ -1,0 +1,302 @@
+"""What begins and ends a transaction in a session, who may do it, and what follows from it for the unit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from sqlalchemy import event
+from sqlalchemy.orm import Session, SessionTransaction
+
+from tenure import callsite
+from tenure.callsite import words
+from tenure.core import detached
+from tenure.core.current import found_at, innermost_open
+from tenure.core.guard import identity
+from tenure.core.plan import Outcome
+from tenure.core.readonly import ReadOnlySession
+from tenure.engines.ledger import Lease
+from tenure.exceptions import ReadOnlyUnit, ReleaseRefused
+
+
+class TransactionSession(ReadOnlySession):
+    """A session whose transaction belongs to its unit.
+
+    Whichever of SQLAlchemy's ways ends the transaction, the listeners below hear of it: ``with session.begin():`` calls neither
+    ``commit()`` nor ``rollback()``.
+    """
+
+    committed = False  # SQLAlchemy has told of a COMMIT, and will tell that the transaction has ended
+    released: SessionTransaction | None = None  # the same, for a savepoint
+    _over = False  # the COMMIT that ends the unit is done
+
+    # -- what writes ------------------------------------------------------------------------------------------
+
+    def _in_transaction(self, operation: str, call: Callable[..., Any], *args: Any, **kw: Any) -> Any:
+        """Something that writes: no read lease may be in the SessionTransaction that it is about to use."""
+        self._enter(operation)
+        error: BaseException | None = None
+        self._must_pin += 1
+        try:
+            self._set_aside()
+            if operation.startswith("bulk") and self._unit.readonly:
+                self._unit.database.guard(ReadOnlyUnit(self._read_only(f"{operation}() at {words(self._site)}")))
+            return call(*args, **kw)
+        except BaseException as failed:
+            error = failed
+            if operation != "commit":
+                self._unit.failed(failed, self._site)
+            raise
+        finally:
+            self._must_pin -= 1
+            self._leave(error)
+
+    def flush(self, objects: Any = None) -> None:
+        if self._turn is identity() and not (self.identity_map.check_modified() or self.new or self.deleted):
+            super().flush(objects)  # the autoflush of a statement that finds nothing to write
+            return
+        if self._part().readonly:
+            self.refuse_unflushed(callsite.here(2))
+        self._in_transaction("flush", super().flush, objects)
+
+    # -- the transaction --------------------------------------------------------------------------------------
+
+    def _own(self, operation: str) -> None:
+        """Raise NotOwner where the code that calls has joined this session's unit."""
+        here = innermost_open(found_at(self._var.get())[0])
+        if here is not None and here.root is self._unit and not self._unit.ending:
+            here.refuse_unless_owner(operation)
+
+    def begin(self, nested: bool = False) -> SessionTransaction:
+        """A savepoint (``begin_nested()`` comes here too), or in the unit's own code an explicit transaction."""
+        if nested:
+            return self._through("begin_nested", self._begin_nested)  # type: ignore[no-any-return]
+        self._check()
+        self._own("begin")
+        self.touched = self._explicit = True
+        return super().begin()
+
+    def _begin_nested(self) -> SessionTransaction:
+        self._must_pin += 1
+        try:
+            if not self._pinned:
+                self._pin()
+            self.wrote = self.wrote or not self._unit.readonly
+            return super().begin(nested=True)
+        finally:
+            self._must_pin -= 1
+
+    def commit(self) -> None:
+        """In the unit's own code a checkpoint: commits, runs the hooks registered so far, and goes on."""
+        self._own("commit")
+        # A failed flush has rolled back already, and SQLAlchemy says so itself until rollback() is called.
+        if not self._unit.ending and self.is_active and (error := self._unit.unfit()) is not None:
+            self.rollback()
+            raise error
+        try:
+            self._in_transaction("commit", super().commit)
+        except BaseException as failed:
+            doubt = None if self._unit.ending else self._unit.in_doubt(failed)
+            if doubt is None or doubt is failed:
+                raise
+            raise doubt from failed
+        self._run_due()
+
+    def refuse_unfit(self) -> None:
+        """``with session.begin():`` commits by no other way than this: raise where ``commit()`` would."""
+        if not self._unit.ending and (error := self._unit.unfit()) is not None:
+            raise error
+
+    def rollback(self) -> None:
+        """In the unit's own code: undo everything since the last commit, and go on."""
+        self._own("rollback")
+        self._through("rollback", self._rollback)
+        self._run_due()
+
+    def _rollback(self) -> None:
+        if self._ended_early and not self.in_transaction():
+            # The last read ended the SessionTransaction, and without one rollback() does nothing: what was read would not be
+            # read again.
+            super().begin()
+        held: list[Lease] = []
+        self._held_back = held
+        try:
+            super().rollback()
+        except BaseException:
+            for lease in held:
+                lease.connection.invalidate()  # what it is in now is unknown: it must not go back to the pool
+            raise
+        finally:
+            self._held_back = None
+            for lease in held:
+                self._supply.give_back(lease)
+
+    def close(self) -> None:
+        """In the unit's own code: undo what is not committed and let go of all objects. The unit's end closes for good."""
+        if not self._unit.ending and not self._unit.ended:
+            self._own("close")
+            self._through("close", self._reset)
+            self._run_due()
+        elif self.retire():
+            return
+        elif self._lock.acquire(blocking=False):
+            self._turn, self._depth = identity(), 1
+            try:
+                detached.remember(self, self._unit)
+                super().close()
+            finally:
+                self._leave(None)
+        else:  # overlapping use, at the very end: whoever is in the session closes it on leaving
+            self._last_call = True
+
+    def reset(self) -> None:
+        self.close()
+
+    def _reset(self) -> None:
+        # Not by way of rollback(), which would expire the objects: they leave with what they have loaded.
+        super().reset()
+        self._ended_early = False
+        self._unit.all_undone()
+        self._settled_here(Outcome.ROLLED_BACK)
+
+    def invalidate(self) -> None:
+        """In the unit's own code: discard the connection and what is not committed, let go of all objects, and go on."""
+        if self._unit.ending or self._unit.ended:
+            self._through("invalidate", super().invalidate)
+            return
+        self._own("invalidate")
+        self._through("invalidate", self._discard)
+        self.close()
+
+    def _discard(self) -> None:
+        if self._lease is not None:
+            self._lease.connection.invalidate()
+
+    def prepare(self) -> None:
+        self._own("prepare")
+        super().prepare()
+
+    def end_transaction(self, *, keep: bool) -> None:
+        """The end of the unit: commit or roll back, if anything was done at all."""
+        if self.touched and not (keep and self.nothing_to_commit()):
+            self.commit() if keep else self.rollback()
+
+    def nothing_to_commit(self) -> bool:
+        """Whether a commit would do nothing and nobody but this module would be told: only plain reads ran. Saves 14 % of one."""
+        if self._turn is not None or self.in_transaction() or self.identity_map.check_modified() or self.new or self.deleted:
+            return False
+        heard = self.dispatch
+        return (
+            not heard.after_transaction_create
+            and _OURS.issuperset(heard.before_commit)
+            and _OURS.issuperset(heard.after_commit)
+            and _OURS.issuperset(heard.after_transaction_end)
+        )
+
+    def end_savepoint(self, savepoint: SessionTransaction, *, keep: bool) -> None:
+        """The end of a savepoint, unless the transaction around it is over already."""
+        if keep:
+            self._in_transaction("commit", savepoint.commit)
+        elif savepoint in self.savepoints():
+            self._through("rollback", savepoint.rollback)
+
+    def unsaved(self) -> str | None:
+        """What a rollback would lose now, in words."""
+        count = len(self.new) + len(self.deleted) + sum(1 for one in self.dirty if self.is_modified(one))
+        if count:
+            return f"{count} object{'s' * (count > 1)} not written yet"
+        if self.wrote and (self._pinned or self._explicit) and not self._unit.readonly:
+            return f"work not committed, last {self._operation}() at {words(self._site)},"
+        return None
+
+    def release(self) -> None:
+        """Give the connection back now.
+
+        Raises:
+            ReleaseRefused: Something is unwritten, uncommitted or still being read.
+
+        """
+        if (unsaved := self.unsaved()) or self.in_nested_transaction():
+            self._refuse_release(unsaved or "an open savepoint")
+        self._check()
+        self._end_read()
+
+    def _refuse_release(self, what: str) -> NoReturn:
+        raise ReleaseRefused(
+            f"unit {self._unit.name!r} ({words(self._unit.site)}) has {what} at {words(callsite.here(3))}. Commit or roll back first."
+        )
+
+    # -- what SQLAlchemy tells -----------------------------------------------------------------------------------
+
+    def transaction_ended(self, transaction: SessionTransaction) -> None:
+        # Not every rollback is told as one: after a failed flush, ``with session.begin_nested():`` only closes what it began.
+        lost = self._pinned and not self._reading_ends
+        doubtful = self._pinned and self._lease is not None and self._lease.commit_sent and self._lease.connection.invalidated
+        try:
+            super().transaction_ended(transaction)
+        finally:  # giving the connection back may fail or be cancelled; what became of the work is known
+            self._account_for(transaction, lost, doubtful)
+
+    def _account_for(self, transaction: SessionTransaction, lost: bool, doubtful: bool) -> None:
+        if transaction.nested:
+            kept, self.released = transaction is self.released, None
+            if not kept:
+                self._unit.savepoint_undone(transaction)
+        elif transaction.parent is None:
+            if self.committed:
+                self.committed, self._over = False, self._unit.ending
+                self._settled_here(Outcome.COMMITTED)
+            elif doubtful:
+                self._unit.doubtful = True
+                self.undone(Outcome.UNKNOWN)
+            elif lost:
+                self.undone()
+
+    def undone(self, outcome: Outcome = Outcome.ROLLED_BACK) -> None:
+        """The whole transaction was rolled back, or lost in its COMMIT."""
+        self._unit.all_undone()
+        self._settled_here(outcome)
+
+    def commit_done(self) -> bool:
+        """Whether the COMMIT that ends the unit is done, whatever came after it."""
+        return self.committed or self._over or super().commit_done()
+
+    def _settled_here(self, outcome: Outcome) -> None:
+        if self._unit.ending:
+            return  # the unit's end runs the hooks, once the session is closed
+        self._unit.checkpoint(outcome)
+        self.wrote = False
+        if self._turn is None:  # ``with session.begin():`` comes by no other way
+            self._run_due()
+
+    def _run_due(self) -> None:
+        if not self._unit.ending and self._unit.has_due:
+            self._unit.database.run_hooks_here(self._unit, self._unit.take_due())
+
+
+@event.listens_for(TransactionSession, "after_transaction_end")
+def _ended(session: Session, transaction: SessionTransaction) -> None:
+    if isinstance(session, TransactionSession):
+        session.transaction_ended(transaction)
+
+
+@event.listens_for(TransactionSession, "after_soft_rollback")
+def _rolled_back(session: Session, transaction: SessionTransaction) -> None:
+    if isinstance(session, TransactionSession) and transaction.parent is None:
+        session.undone()
+
+
+@event.listens_for(TransactionSession, "before_commit")
+def _committing(session: Session) -> None:
+    if isinstance(session, TransactionSession) and not session.in_nested_transaction():
+        session.refuse_unfit()
+
+
+@event.listens_for(TransactionSession, "after_commit")
+def _committed(session: Session) -> None:
+    if isinstance(session, TransactionSession):
+        session.released = session.get_nested_transaction()
+        session.committed = session.released is None
+
+
+_OURS = frozenset([_ended, _rolled_back, _committing, _committed])

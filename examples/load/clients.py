@@ -141,15 +141,17 @@ class Client(threading.Thread):
 
     def run(self) -> None:
         deck = [act for act in ACTS for _ in range(act.share)]
+        turn = [self._first]
         while not self._stop_asked.is_set():
-            self._random.shuffle(deck)
-            for act in [self._first, *deck]:
+            for act in turn:
                 if self._stop_asked.is_set():
                     break
                 try:
                     self._does[act]()
                 except Unanswered:
                     self._stop_asked.wait(0.05)
+            self._random.shuffle(deck)
+            turn = deck
         self._http.close()
 
     # -- asking ---------------------------------------------------------------------------------------

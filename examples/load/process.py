@@ -56,7 +56,11 @@ class Server:
             )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
-        self._started.wait(START)
+        try:
+            self._started.wait(START)
+        except BaseException:
+            self.kill()
+            raise
         if not self.address:
             self.kill()
             raise ServerFailed(f"{module} did not start on {url.render_as_string(hide_password=True)}: {self.last_words()}")

@@ -45,10 +45,12 @@ def main(module: str) -> int:
         stop.set()
         signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever asks twice does not want to see the table
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, interrupted)
     try:
         with places.place(os.environ.get("DB", "")) as (url, name), tempfile.TemporaryDirectory(prefix="tenure-demo-") as folder:
+            if stop.is_set():
+                return _refuse(console, "interrupted before it began")
             log = Path(folder) / "server.log"
             status = _drive(Load(module, url, log), name, seconds, console, stop)
             if status:
@@ -58,7 +60,7 @@ def main(module: str) -> int:
     except KeyboardInterrupt:
         return _refuse(console, "interrupted twice")
     except (places.NoPlace, ServerFailed, SQLAlchemyError) as error:
-        return _refuse(console, str(error))
+        return _refuse(console, "interrupted before it began" if stop.is_set() else str(error))
 
 
 def _drive(begun: Load, name: str, seconds: float, console: Console, stop: threading.Event) -> int:
@@ -80,7 +82,7 @@ def _drive(begun: Load, name: str, seconds: float, console: Console, stop: threa
 
 @dataclass
 class Load:
-    """A server and its clients. Left as a context, no server stays behind."""
+    """A server and its clients, as a context: the server starts as it is entered, and none is left behind."""
 
     module: str
     url: URL
@@ -89,16 +91,24 @@ class Load:
     book: Book = field(default_factory=Book)
 
     def __post_init__(self) -> None:
-        self.earlier: Rows = account.read(self.url)
-        self.server = Server(self.module, self.url, self.log)
-        now = account.read(self.url)
-        self.ground = Ground(now.accounts, now.total)
         self._stop = threading.Event()
         self._began = time.monotonic()
-        self._clients = [
-            Client(number, run=self.run, port=self.server.port, ground=self.ground, book=self.book, stop=self._stop)
-            for number in range(1, CLIENTS + 1)
-        ]
+        self._clients: list[Client] = []
+
+    def __enter__(self) -> Self:
+        self.earlier: Rows = account.read(self.url)
+        self.server = Server(self.module, self.url, self.log)
+        try:
+            now = account.read(self.url)
+        except BaseException:
+            self.server.kill()
+            raise
+        self.ground = Ground(now.accounts, now.total)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stop.set()
+        self.server.kill()
 
     @property
     def age(self) -> float:
@@ -108,7 +118,10 @@ class Load:
     def start(self) -> None:
         """Let the clients begin."""
         self._began = time.monotonic()
-        for client in self._clients:
+        port = self.server.port
+        for number in range(1, CLIENTS + 1):
+            client = Client(number, run=self.run, port=port, ground=self.ground, book=self.book, stop=self._stop)
+            self._clients.append(client)
             client.start()
 
     def end(self, *, whole: bool = True, interrupted: bool = False, kill: bool = False) -> Facts:
@@ -123,13 +136,6 @@ class Load:
         rows = account.read(self.url, self.run)
         report = None if kill else self.server.report
         return Facts(self.book, self.ground, self.earlier, rows, report, status, whole, interrupted, gone, killed=kill)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._stop.set()
-        self.server.kill()
 
     def status(self) -> dict[str, Any] | None:
         """What the server says of its connections, or None if it does not say it in a second."""

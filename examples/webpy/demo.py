@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 
-from examples.load import run
+
+def main() -> int:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # until there is something to end
+    from examples.load import run
+
+    return run.main("examples.webpy.watched")
+
 
 if __name__ == "__main__":
-    sys.exit(run.main("examples.webpy.watched"))
+    sys.exit(main())

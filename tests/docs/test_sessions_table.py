@@ -141,7 +141,7 @@ def _(session, out):
 def _(session, out):
     names = select(User.name).union(select(Order.note)).order_by("name")
     assert session.scalars(names).all() == ["ada", "bob", "first"]
-    assert out() == 1
+    assert out() == 0
 
 
 # ------------------------------------------------------------------------------------------ writing

@@ -1,9 +1,12 @@
 import contextvars
 import threading
+import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import sqlalchemy as sa
+from greenlet import getcurrent
 from sqlalchemy import select
 
 from tenure.core.current import nobody
@@ -268,6 +271,23 @@ def test_a_unit_whose_opener_and_helper_have_ended(make_face, stored, told):
     with face.db.unit() as session:
         assert session.scalars(select(User.name)).all() == []
     assert (stored(), [leak.unit for leak in told.of(UnitLeaked)]) == ([], ["forgotten"])
+
+
+def test_a_session_that_is_kept_keeps_nothing_of_its_thread(face):
+    """R49: where a thread's greenlet outlives it, greenlet looks through all objects for whoever keeps it: 10 ms and more."""
+    kept = []
+
+    def work():
+        with face.db.unit() as session:
+            session.scalar(select(User.name))
+            kept.append(session)
+        return weakref.ref(getcurrent())
+
+    alive = run(work)
+    deadline = time.monotonic() + PATIENCE
+    while alive() is not None and time.monotonic() < deadline:
+        time.sleep(0.001)  # greenlet clears up in the main thread, when that has a moment
+    assert (alive(), len(kept)) == (None, 1)
 
 
 def test_one_handing_over_is_for_one_call(face):

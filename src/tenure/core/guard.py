@@ -37,7 +37,8 @@ class GuardedSession(HoldingSession):
     _operation = ""
     _since = 0.0
     _owner: Any = None  # the thread or task that worked here last
-    _owner_turn: object = None
+    # Weakly: when a thread ends whose greenlet is still known, greenlet searches all objects for whoever knows it.
+    _owner_turn: weakref.ref[Any] | None = None
     _opener: Any = None  # the thread or task that opened the unit
     _statement: Any = None
     sites: dict[type, Site | None]  # which line loaded a class last
@@ -81,8 +82,8 @@ class GuardedSession(HoldingSession):
             raise
         self._turn, self._operation, self._depth = me, operation, 1
         self.touched = True
-        if self._owner_turn is not me:
-            self._owner_turn, self._owner = me, self._worker()
+        if self._owner_turn is None or self._owner_turn() is not me:
+            self._owner_turn, self._owner = weakref.ref(me), self._worker()
         self._site = callsite.here(3)
         self._since = time.monotonic()
 

@@ -622,3 +622,22 @@ def test_names_in_the_log(face, caplog):
     with caplog.at_level(logging.DEBUG, "tenure"):
         ask(application(face, "/(.*)", handler(lambda self, session, path: "x")), "/a%20b/ü".encode().decode("latin1"))
     assert re.search(r"tenure: 'GET /a%20b/ü' ", caplog.text)
+
+
+def test_a_stream_that_begins_with_the_first_part_goes_on(make_face):
+    """R16: rows that the first part of a body began to read, with a cursor on the server, are all sent, and 0 are out after it."""
+    face = make_face()
+    with face.db.unit() as session:
+        session.add_all([User(name=f"user {n:03}") for n in range(50)])
+
+    class Names:
+        def GET(self, session):
+            for name in session.scalars(select(User.name).order_by(User.name).execution_options(yield_per=10)):
+                yield name + "\n"
+
+    app = web.application(("/names", "Names"), {"Names": Names})
+    app.add_processor(processor(face.db))
+    lines = app.request("/names").data.decode().splitlines()
+
+    assert len(lines) == 50
+    assert face.out() == 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import weakref
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -167,7 +166,7 @@ class BaseDatabase(Generic[S]):
                 )
             self._refuse_more(options, outer, site)
             unit = self.unit_class(self, options, site, outer, name=name, joins=True)
-        unit.token = self.current_place.set(weakref.ref(unit))
+        unit.token = self.current_place.enter(unit)
         return unit, how
 
     def beginning(self, unit: BaseUnit[S], how: Opening) -> Any:

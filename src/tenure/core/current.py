@@ -28,6 +28,20 @@ def nobody() -> None:
     return
 
 
+class Here(weakref.ref["BaseUnit[Any]"]):
+    """The place of one unit. When that is gone, a task or thread which was begun in it is where the unit was opened."""
+
+    __slots__ = ("around",)
+    around: Place
+
+
+def found_at(place: Place) -> tuple[BaseUnit[Any] | None, Place]:
+    """The unit at *place*, or the nearest around it that is not gone, and where that is."""
+    while (unit := place()) is None and isinstance(place, Here):
+        place = place.around
+    return unit, place
+
+
 class Current:
     """Where the current unit of one database is kept.
 
@@ -41,15 +55,20 @@ class Current:
 
     def here(self) -> BaseUnit[Any] | None:
         """The innermost unit of this context, open or ended; never opens one."""
-        return self.var.get()()
+        return found_at(self.var.get())[0]
 
     def open(self) -> BaseUnit[Any] | None:
         """The innermost open unit of this context; opens the one that a host has prepared."""
-        place = self.var.get()
-        unit = place()
+        unit, place = found_at(self.var.get())
         if unit is None:
-            return None if place is nobody or isinstance(place, weakref.ref) else cast("Slot", place).open()
+            return None if place is nobody else cast("Slot", place).open()
         return innermost_open(unit)
+
+    def enter(self, unit: BaseUnit[Any]) -> Token[Place]:
+        """Make *unit* current until ``reset`` is called with the token."""
+        place = Here(unit)
+        place.around = self.var.get()
+        return self.var.set(place)
 
     def set(self, place: Place) -> Token[Place]:
         """Make *place* current until ``reset`` is called with the token."""

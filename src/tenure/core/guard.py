@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tenure import callsite
 from tenure.callsite import Site, getcurrent, words
-from tenure.core.current import innermost_open
+from tenure.core.current import found_at, innermost_open
 from tenure.core.hold import HoldingSession
 from tenure.exceptions import ConcurrentUse, ForeignContext, UnitEnded, annotate
 
@@ -47,13 +47,16 @@ class GuardedSession(HoldingSession):
 
     def _check(self) -> None:
         """Raise unless the unit is open and this context descends from it."""
-        here = self._var.get()()
+        place = self._var.get()
+        here = place()
         unit = self._unit
         if (here is unit or unit.ending) and not unit.ended:
             return
         if unit.ended:
             self._unit.database.guard(UnitEnded(unit.obituary()))
-        elif here is None or not here.descends_from(unit):
+            return
+        here = here or found_at(place)[0]
+        if here is None or not here.descends_from(unit):
             who, line = self._who(), callsite.words(callsite.here(2))
             unit.database.guard(
                 ForeignContext(
@@ -126,7 +129,7 @@ class GuardedSession(HoldingSession):
 
     def _part(self) -> BaseUnit[Any]:
         """The part of the unit in which the calling code is: the unit itself, or one that has joined it."""
-        here = innermost_open(self._var.get()())
+        here = innermost_open(found_at(self._var.get())[0])
         return self._unit if here is None or here.root is not self._unit else here
 
     # -- what the ledger asks -----------------------------------------------------------------------------------------

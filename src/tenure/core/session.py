@@ -69,7 +69,11 @@ class UnitSession(TransactionSession):
         if self.dispatch.do_orm_execute and not self._looks:
             self._looks = True
             event.listen(self, "do_orm_execute", _last_look)
-        return self._through(operation, call, statement, *args, **kw)
+        streams_rows = self._streams
+        result = self._through(operation, call, statement, *args, **kw)
+        if streams_rows and hasattr(result, "closed"):  # scalar() gives a value
+            self._streamed = [*(self._streamed or ()), result]
+        return result
 
     def take_over(self, state: ORMExecuteState) -> None:
         """Listeners may have changed the statement or its options. ``get_bind`` is told for ORM statements only."""

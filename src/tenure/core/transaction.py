@@ -28,6 +28,7 @@ class TransactionSession(ReadOnlySession):
 
     committed = False  # SQLAlchemy has told of a COMMIT, and will tell that the transaction has ended
     released: SessionTransaction | None = None  # the same, for a savepoint
+    _streamed: list[Any] | None = None  # results whose rows are fetched as they are read
     _over = False  # the COMMIT that ends the unit is done
 
     # -- what writes ------------------------------------------------------------------------------------------
@@ -150,6 +151,7 @@ class TransactionSession(ReadOnlySession):
             self._last_call = True
 
     def reset(self) -> None:
+        self._own("reset")
         self.close()
 
     def _reset(self) -> None:
@@ -178,8 +180,14 @@ class TransactionSession(ReadOnlySession):
 
     def end_transaction(self, *, keep: bool) -> None:
         """The end of the unit: commit or roll back, if anything was done at all."""
+        if keep and self._streaming() and not self.wrote and self.unsaved() is None:
+            return  # a COMMIT would store nothing, and close the cursor whose rows the body of an answer goes on to read
         if self.touched and not (keep and self.nothing_to_commit()):
             self.commit() if keep else self.rollback()
+
+    def _streaming(self) -> bool:
+        """Whether rows of an earlier statement are still to be fetched, as far as their results tell."""
+        return any(not result.closed for result in self._streamed or ())
 
     def nothing_to_commit(self) -> bool:
         """Whether a commit would do nothing and nobody but this module would be told: only plain reads ran. Saves 14 % of one."""
@@ -218,12 +226,15 @@ class TransactionSession(ReadOnlySession):
         """
         if (unsaved := self.unsaved()) or self.in_nested_transaction():
             self._refuse_release(unsaved or "an open savepoint")
+        if self._streaming():
+            self._refuse_release("a stream of rows that is not closed")
         self._check()
         self._end_read()
 
     def _refuse_release(self, what: str) -> NoReturn:
         raise ReleaseRefused(
-            f"unit {self._unit.name!r} ({words(self._unit.site)}) has {what} at {words(callsite.here(3))}. Commit or roll back first."
+            f"unit {self._unit.name!r} ({words(self._unit.site)}) has {what} where release() is called, at {words(callsite.here(3))}. Commit,"
+            " roll back or close it first."
         )
 
     # -- what SQLAlchemy tells -----------------------------------------------------------------------------------
@@ -238,6 +249,8 @@ class TransactionSession(ReadOnlySession):
             self._account_for(transaction, lost, doubtful)
 
     def _account_for(self, transaction: SessionTransaction, lost: bool, doubtful: bool) -> None:
+        if transaction.parent is None:
+            self._streamed = None
         if transaction.nested:
             kept, self.released = transaction is self.released, None
             if not kept:

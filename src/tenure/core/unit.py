@@ -69,6 +69,7 @@ class BaseUnit(Generic[S]):
     end_time = 0.0
     doubtful = False  # it is not known whether the COMMIT of a checkpoint took place
     partly_stored = False  # a checkpoint has committed something: what follows may fail, but not undo it
+    _entering = False
     _asked: str | None = None
     _session: S | None = None
     _door: UnitSession | None = None
@@ -166,7 +167,7 @@ class BaseUnit(Generic[S]):
         """Whether this unit, or one around it that it has joined, refuses writes now."""
         unit: BaseUnit[S] | None = self
         while unit is not None:
-            if unit.options.readonly or unit.settled:
+            if (unit.options.readonly and not unit._entering) or unit.settled:
                 return True
             unit = None if unit.root is unit else unit.parent
         return False
@@ -360,7 +361,11 @@ class BaseUnit(Generic[S]):
         elif step is Step.INVALIDATE:
             door.invalidate()
         elif step is Step.FLUSH:
-            door.flush()
+            self._entering = True  # what is written now is the outer unit's
+            try:
+                door.flush()
+            finally:
+                self._entering = False
         elif step is Step.SAVEPOINT:
             self.savepoint = door.begin_nested()
         elif self.savepoint is not None:

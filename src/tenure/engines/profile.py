@@ -44,7 +44,6 @@ class Profile:
         switch: Tells a connection that was just taken its purpose, one of ``PURPOSES``.
         switch_back: Pool event ``checkin`` that undoes it.
         readonly: Execution options for a read-only transaction.
-        readonly_begin: Statement that makes the transaction that has just begun read-only, if it takes one.
         readonly_on: Statements before and after the use of a connection for reading only, if it takes some.
 
     """
@@ -58,7 +57,6 @@ class Profile:
     switch: Callable[[PoolProxiedConnection, str], None] | None = None
     switch_back: Callable[[Any, Any], None] | None = None
     readonly: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    readonly_begin: str | None = None
     readonly_on: tuple[str, str] | None = None
 
 
@@ -78,7 +76,9 @@ def profile_of(engine: Engine) -> Profile:
             readonly={"postgresql_readonly": True},
         )
     if family == "mysql":
-        return Profile(reads_alone=buffers, read={"isolation_level": "AUTOCOMMIT"}, readonly_begin="SET TRANSACTION READ ONLY")
+        # For the session: on MariaDB a DDL statement ends a transaction that alone was read-only, and is carried out.
+        read_only = ("SET SESSION TRANSACTION READ ONLY", "SET SESSION TRANSACTION READ WRITE")
+        return Profile(reads_alone=buffers, read={"isolation_level": "AUTOCOMMIT"}, readonly_on=read_only)
     if family == "sqlite":
         return _sqlite(sqlite.is_prepared(engine))
     return Profile()

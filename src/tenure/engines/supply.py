@@ -192,8 +192,6 @@ class Supply:
     def _opening(self, terms: Terms) -> Callable[[Connection], None] | None:
         """What to say as soon as the transaction has begun."""
         statements: list[tuple[Any, dict[str, str]]] = []
-        if terms.readonly and self.profile.readonly_begin is not None:
-            statements.append((text(self.profile.readonly_begin), {}))
         if terms.settings:
             self.check_settings(terms.settings)
             names = {f"n{i}": name for i, name in enumerate(terms.settings)}

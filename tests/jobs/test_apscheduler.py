@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from apscheduler import events as aps
 from apscheduler.executors.asyncio import AsyncIOExecutor
 from apscheduler.executors.debug import DebugExecutor
-from apscheduler.executors.pool import ThreadPoolExecutor
+from apscheduler.executors.pool import ProcessPoolExecutor, ThreadPoolExecutor
 from apscheduler.jobstores.memory import MemoryJobStore
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from apscheduler.schedulers.background import BackgroundScheduler
@@ -23,7 +23,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 import tenure
 from tenure.core.current import nobody
 from tenure.core.events import UnitClosed
-from tenure.exceptions import JoinRefused, NoUnit, UnitEnded
+from tenure.exceptions import BadOption, JoinRefused, NoUnit, UnitEnded
 from tenure.jobs.apscheduler import in_units
 from tenure.web.wsgi import UnitMiddleware
 
@@ -388,6 +388,19 @@ def test_what_cannot_carry_a_unit(face, caplog):
 
 
 @alone
+def test_bad_input(face):
+    """R50: an executor whose jobs leave this process, or something else than a database, is refused at once."""
+    processes = ProcessPoolExecutor(1)
+    with pytest.raises(BadOption, match="a unit does not reach another process"):
+        in_units(processes, face.db)
+    processes.shutdown()
+    threads = ThreadPoolExecutor(1)
+    with pytest.raises(BadOption, match="Engine.: give the Database or AsyncDatabase"):
+        in_units(threads, face.db.engine)
+    threads.shutdown()
+
+
+@alone
 def test_two_databases(face, watch, tmp_path, stored):
     """R12: an executor may be given the units of two databases; both commit, or neither does."""
     other = watch(tenure.Database(f"sqlite:///{tmp_path}/other.db", name="other"))
@@ -517,3 +530,40 @@ def test_plain_functions_on_an_event_loop(face, stored):
 
     assert asyncio.run(run()) is None
     assert stored()[0].startswith("asyncio_")
+
+
+@pytest.mark.faces("async")
+@pytest.mark.dialects("sqlite", "postgresql")
+async def test_a_firing_that_is_cancelled(face, stored, told):
+    """R19, R24: a scheduler that is shut down cancels its jobs; what they had written is rolled back and 0 are out."""
+    waiting = asyncio.Event()
+
+    async def job():
+        face.db.session.add(User(name="ada"))
+        await face.db.session.flush()
+        waiting.set()
+        await asyncio.Event().wait()
+
+    async with aioscheduler(face.db) as made:
+        once(made, job, name="endless")
+        await asyncio.wait_for(waiting.wait(), PATIENCE)
+        firing = next(iter(made._executors["default"]._pending_futures))
+    await asyncio.wait([firing], timeout=PATIENCE)
+
+    assert (stored(), told.closed(), face.out()) == ([], [("endless", "rolled back", "CancelledError")], 0)
+
+
+@pytest.mark.drivers("aiosqlite")
+async def test_a_plain_function_under_an_asyncdatabase(face, caplog):
+    """R3: nobody could await its COMMIT, so it is refused by name, and its neighbours run."""
+    done = asyncio.Queue()
+
+    async def good():
+        """Runs."""
+
+    async with aioscheduler(face.db) as made:
+        made.add_listener(done.put_nowait, ENDED)
+        once(made, plain_job)
+        once(made, good)
+        assert (await asyncio.wait_for(done.get(), PATIENCE)).exception is None
+    assert re.search(r"'plain_job' \(test_apscheduler.py:\d+\) is a plain function under an AsyncDatabase", caplog.text)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any, TypeVar
 
 from apscheduler.executors.base import BaseExecutor
+from apscheduler.executors.pool import ProcessPoolExecutor
 
 from tenure.core.aio import AsyncDatabase
 from tenure.core.database import Database
+from tenure.exceptions import BadOption
 
 E = TypeVar("E", bound=BaseExecutor)
 
@@ -18,7 +20,17 @@ def in_units(executor: E, database: Database | AsyncDatabase) -> E:
     ``BackgroundScheduler(executors={"default": in_units(ThreadPoolExecutor(4), db)})``. A firing commits when its job returns and
     rolls back when it raises; APScheduler then reports the error as ever. Overlapping firings have separate units. Works with executors that run in this process: threads, asyncio, gevent. For a process pool, and
     for a job with a parameter for its session, decorate the job itself with ``@db.unit``.
+
+    Raises:
+        BadOption: *executor* runs its jobs in other processes, or *database* is none.
+
     """
+    if isinstance(executor, ProcessPoolExecutor):
+        raise BadOption("in_units(ProcessPoolExecutor): a unit does not reach another process. Decorate the jobs with @db.unit.")
+    if not isinstance(database, Database | AsyncDatabase):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise BadOption(
+            f"in_units(…, {type(database).__name__}): give the Database or AsyncDatabase whose units the firings are to be."
+        )
     submit: Any = executor.submit_job  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
 
     def submit_job(job: Any, run_times: Any) -> Any:

@@ -395,7 +395,7 @@ def test_bad_input(face):
         in_units(processes, face.db)
     processes.shutdown()
     threads = ThreadPoolExecutor(1)
-    with pytest.raises(BadOption, match="Engine.: give the Database or AsyncDatabase"):
+    with pytest.raises(BadOption, match=r"Engine\): give the Database or AsyncDatabase"):
         in_units(threads, face.db.engine)
     threads.shutdown()
 

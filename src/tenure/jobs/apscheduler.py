@@ -18,8 +18,9 @@ def in_units(executor: E, database: Database | AsyncDatabase) -> E:
     """Let *executor* run each firing in a unit of *database*.
 
     ``BackgroundScheduler(executors={"default": in_units(ThreadPoolExecutor(4), db)})``. A firing commits when its job returns and
-    rolls back when it raises; APScheduler then reports the error as ever. Overlapping firings have separate units. Works with executors that run in this process: threads, asyncio, gevent. For a process pool, and
-    for a job with a parameter for its session, decorate the job itself with ``@db.unit``.
+    rolls back when it raises; APScheduler then reports the error as ever. Overlapping firings have separate units. Works with
+    executors that run in this process: threads, asyncio, gevent. For a process pool, and for a job with a parameter for its session,
+    decorate the job itself with ``@db.unit``.
 
     Raises:
         BadOption: *executor* runs its jobs in other processes, or *database* is none.

@@ -96,8 +96,8 @@ async def test_two_functions_that_deadlock(face) -> None:
 
     assert stored(face, User.balance) == [2, 2]
     assert sorted(hooks) == ["ab", "ba"]
-    assert sorted(map(len, attempts.values())) == [1, 2]
-    assert len({id(one) for runs in attempts.values() for one in runs}) == 3
+    runs = [one for several in attempts.values() for one in several]
+    assert len({id(one) for one in runs}) == len(runs) >= 3  # the two may meet once more
 
 
 @pytest.mark.dialects("postgresql")

@@ -7,7 +7,6 @@ import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable
-from dataclasses import asdict
 from typing import Any
 
 from tenure import Database
@@ -76,8 +75,8 @@ class Probe:
         """Everything, on one line. Ask for it when requests and jobs have ended and the database is still open."""
         with self._lock:
             found = {
-                "status": asdict(self._db.status()),
-                "holders": [asdict(one) for one in self._db.holders()],
+                "status": self._db.status()._asdict(),
+                "holders": [one._asdict() for one in self._db.holders()],
                 "outcomes": self._outcomes,
                 "troubles": self._troubles,
                 "returned": self._returned,

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -111,7 +110,7 @@ class Transfers:
 
 class Status:
     def GET(self) -> str:
-        return as_json(asdict(web.ctx.db.status()))
+        return as_json(web.ctx.db.status()._asdict())
 
 
 def as_json(value: Any) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from tenure.core import events as _events
-from tenure.core.aio import AsyncDatabase, AsyncUnit
 from tenure.core.database import Database, Unit
 from tenure.core.options import Retry
 from tenure.watch.logs import LogReader as _LogReader
@@ -13,3 +14,15 @@ __all__ = ["AsyncDatabase", "AsyncUnit", "Database", "Retry", "Unit"]
 __version__ = "0.1.0"
 
 _events.READERS.append(_LogReader())
+
+if TYPE_CHECKING:
+    from tenure.core.aio import AsyncDatabase, AsyncUnit
+else:
+
+    def __getattr__(name: str) -> object:
+        """The names for asyncio are loaded when first asked for, with SQLAlchemy's asyncio extension: 1.7 MiB."""
+        if name not in {"AsyncDatabase", "AsyncUnit"}:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from tenure.core import aio
+
+        return getattr(aio, name)

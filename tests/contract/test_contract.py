@@ -198,7 +198,7 @@ def test_commits_of_the_applications_own(face, serve, stored, told):
     assert [site.get(path).status for path in ("/saved", "/lost", "/refused")] == [200, 200, 400]
     assert stored() == ["saved"]
     (warning,) = told.of(WorkLost)
-    assert re.search(rf"'GET /lost' answered 200, but 1 object .* \({HERE}\) .* \[lost-work\]", warning.message)
+    assert re.search(rf"'GET /lost' \({HERE}\) answered 200, but 1 object .* \[lost-work\]", warning.message)
 
 
 def test_a_swallowed_failure_is_not_a_success(face, serve, stored, told):

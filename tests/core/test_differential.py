@@ -4,7 +4,6 @@ Each program runs twice against the same rows: on a plain ``Session(engine, expi
 in a unit. What it returns, what it raises, what another connection sees on the way and what is stored afterwards must agree.
 """
 
-import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -467,7 +466,11 @@ STEP = st.one_of(
     st.tuples(st.just("delete"), st.integers(3, 5)),
     st.tuples(st.just("core"), USERS, st.integers(0, 9)),
     st.tuples(st.just("raw"), USERS, st.integers(0, 9)),
-    st.tuples(st.sampled_from(["flush", "commit", "rollback", "names", "look", "expire", "lock", "stream", "raw read", "begin", "release", "undo"])),
+    st.tuples(
+        st.sampled_from(
+            ["flush", "commit", "rollback", "names", "look", "expire", "lock", "stream", "raw read", "begin", "release", "undo"]
+        )
+    ),
     st.tuples(st.just("get"), USERS),
     st.tuples(st.just("refresh"), USERS),
 )

@@ -147,9 +147,10 @@ async def test_joining_for_more_than_there_is(face, inner) -> None:
 @pytest.mark.drivers("psycopg", "asyncpg")
 async def test_joining_for_what_the_outer_unit_gives(face) -> None:
     """R5: asking for as much as the outer unit gives, or for less, joins."""
-    async with face.unit(isolation="SERIALIZABLE", settings={"app.tenant": "1"}, hold="transaction") as outer:
-        async with face.unit(isolation="READ COMMITTED", settings={"app.tenant": 1}, hold="transaction") as inner:
-            same = inner.raw is outer.raw
+    much = face.unit(isolation="SERIALIZABLE", settings={"app.tenant": "1"}, hold="transaction")
+    less = face.unit(isolation="READ COMMITTED", settings={"app.tenant": 1}, hold="transaction")
+    async with much as outer, less as inner:
+        same = inner.raw is outer.raw
 
     assert same
 

@@ -14,7 +14,9 @@ ONLY_ASYNC = {"finish_within"}
 
 def _names(one: type) -> set[str]:
     found = {name for name in dir(one) if not name.startswith("_")}
-    return found | {name.replace("__a", "__") for name in vars(one) if name in ("__enter__", "__exit__", "__aenter__", "__aexit__")}
+    return found | {
+        name.replace("__a", "__") for name in vars(one) if name in ("__enter__", "__exit__", "__aenter__", "__aexit__")
+    }
 
 
 @pytest.mark.parametrize(("sync", "asynchronous"), PAIRS)
@@ -27,7 +29,7 @@ def test_the_same_names(sync, asynchronous) -> None:
 def test_the_same_parameters(sync, asynchronous) -> None:
     """R13: a method takes the same parameters on both faces, but for the limit of the shield."""
     different = []
-    for name in sorted(_names(sync)) + ["__init__"]:
+    for name in [*sorted(_names(sync)), "__init__"]:
         one, two = (inspect.getattr_static(kind, name, None) for kind in (sync, asynchronous))
         if inspect.isfunction(one) and inspect.isfunction(two):
             parameters = [[(p.name, p.kind, p.default) for p in inspect.signature(f).parameters.values()] for f in (one, two)]

@@ -92,7 +92,9 @@ def test_settings_of_a_connection(tmp_path, watch) -> None:
     db = Database(f"sqlite:///{tmp_path}/app.db")
     watch(db, "sqlite")
     with db.unit() as session:
-        found = [session.scalar(text(f"PRAGMA {name}")) for name in ("foreign_keys", "journal_mode", "busy_timeout", "synchronous")]
+        found = [
+            session.scalar(text(f"PRAGMA {name}")) for name in ("foreign_keys", "journal_mode", "busy_timeout", "synchronous")
+        ]
 
     assert found == [1, "wal", 30000, 1]
 
@@ -169,7 +171,7 @@ def _cursor(buffering: bool):
         lambda c: c.fetchall(),
         lambda c: [c.fetchone(), c.fetchone(), *c.fetchall(), c.fetchone()],
         lambda c: [c.fetchmany(), c.fetchmany(3), c.fetchmany(9), c.fetchmany()],
-        lambda c: [row for row in c],
+        lambda c: list(iter(c)),
         lambda c: [next(c), *c],
         lambda c: (setattr(c, "arraysize", 2), c.fetchmany(), c.fetchmany())[1:],
         lambda c: [c.description, c.rowcount, c.fetchall()],

@@ -187,9 +187,11 @@ def test_an_engine_taken_as_it_is_stays_open(tmp_path) -> None:
 def test_a_url_that_nothing_answers_says_so(driver) -> None:
     """R50: an unreachable server raises the driver's own error with a note that names the database, without its password."""
     url = f"postgresql+{'psycopg' if driver.startswith('psycopg') else driver}://ada:s3cret@127.0.0.1:1/nowhere"
-    from support.probe import is_async
-    from tenure import AsyncDatabase
     import asyncio
+
+    from tenure import AsyncDatabase
+
+    from support.probe import is_async
 
     async def ask() -> None:
         db = AsyncDatabase(url)

@@ -297,9 +297,7 @@ class SyncFace(Face):
         for index, factory in enumerate(factories):
             context = contextvars.copy_context() if inherit else contextvars.Context()
             threads.append(
-                threading.Thread(
-                    target=context.run, args=(work, index, factory), name=_name(factory, index), daemon=True
-                )
+                threading.Thread(target=context.run, args=(work, index, factory), name=_name(factory, index), daemon=True)
             )
         for thread in threads:
             thread.start()

@@ -250,9 +250,7 @@ def _start_mariadb() -> Server:
         raise ServerMissingError("MariaDB", "the driver pymysql is not installed", remedy)
 
     name = f"tenure_{os.getpid()}_{uuid.uuid4().hex[:8]}"
-    admin = sa.create_engine(
-        given, poolclass=NullPool, isolation_level="AUTOCOMMIT", connect_args={"connect_timeout": 3}
-    )
+    admin = sa.create_engine(given, poolclass=NullPool, isolation_level="AUTOCOMMIT", connect_args={"connect_timeout": 3})
     try:
         with admin.connect() as connection:
             connection.exec_driver_sql(f"CREATE DATABASE {name} CHARACTER SET utf8mb4")

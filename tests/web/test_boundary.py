@@ -193,7 +193,7 @@ def test_lost_work_is_told_with_its_line(face, stored, told, caplog, *, work, sa
     (warning,) = told.of(WorkLost)
     assert (warning.database, warning.unit) == ("main", "POST /x")
     assert re.fullmatch(
-        rf"'POST /x' answered 200, but {said} \({opened}\) was never committed and is lost. Call commit\(\). \[lost-work\]",
+        rf"'POST /x' \({opened}\) answered 200, but {said} is lost. Call commit\(\). \[lost-work\]",
         warning.message,
     )
     assert warning.message in caplog.text
@@ -339,6 +339,16 @@ def test_left_in_another_context_nothing_is_current(face):
     context.run(begun.leave, begun.token)
     assert context[face.db.current_place.var] is nobody
     face.db.current_place.var.set(nobody)
+
+
+@alone
+def test_a_rollback_asked_for_too_late(face, stored, told):
+    """R15: once the answer is settled its outcome and reason stay what they were."""
+    with request(face) as begun:
+        face.db.session.add(User(name="ada"))
+        begun.settle(200)
+        face.db.current.rollback_only()
+    assert (stored(), told.closed()) == (["ada"], [("GET /", "committed", "status 200")])
 
 
 @alone

@@ -489,7 +489,7 @@ def test_the_rule_and_explicit_commits(face, stored, told, caplog):
         assert fetch(address).text == "fine"
         told.closed(1)
     (warning,) = told.of(WorkLost)
-    assert re.search(rf"'GET /' answered 200, but 1 object not written yet \({HERE}\) was never committed", warning.message)
+    assert re.search(rf"'GET /' \({HERE}\) answered 200, but 1 object not written yet is lost", warning.message)
     app = application(face, "/", handler(lambda self, session: session.add(User(name="x"))), commit_if=lambda status: False)
     assert (ask(app)[0], stored()) == (200, [])
 

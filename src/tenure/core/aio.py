@@ -23,7 +23,7 @@ from tenure.core.plan import Opening, Plan, Step, Verdict, adrive, drive
 from tenure.core.session import AsyncioUnitSession, UnitSession
 from tenure.core.shield import finish
 from tenure.core.unit import BaseUnit, Hook
-from tenure.engines import presets, sqlite
+from tenure.engines import presets
 from tenure.exceptions import BadOption, WrongDriver
 
 if TYPE_CHECKING:
@@ -163,7 +163,7 @@ class AsyncDatabase(BaseDatabase[AsyncSession]):
         super().__init__(
             engine.sync_engine, name=name, isolation=isolation, hold=hold, guards=guards, session_options=session_options
         )
-        self._anchor = sqlite.anchor(engine.url)
+        self._anchor = presets.anchor(engine.url)
         self._finish_within = finish_within
         self.engine: AsyncEngine = engine
         self.unit = AsyncUnitFactory(self)
@@ -209,6 +209,9 @@ class AsyncDatabase(BaseDatabase[AsyncSession]):
         self, unit: BaseUnit[AsyncSession], error: BaseException | None, site: Site | None, settled: Verdict | None = None
     ) -> None:
         """End what ``enter`` gave. *error* is what the body raised; it is raised again by the caller."""
+        if unit.ended:
+            self.late(unit, error)
+            return
         cancelled: asyncio.CancelledError | None = None
         verdict = self.at_once(unit, error, settled)
         if verdict is None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session
@@ -30,8 +29,7 @@ S = TypeVar("S")
 _FINAL = frozenset(["bind", "binds", "close_resets_only", "autobegin", "twophase", "join_transaction_mode"])
 
 
-@dataclass(frozen=True, slots=True)
-class Status:
+class Status(NamedTuple):
     """Numbers of one database, in connections.
 
     Attributes:
@@ -225,6 +223,14 @@ class BaseDatabase(Generic[S]):
             return None
         unit.ending = True
         return plan.end(error, unit, settled)
+
+    def late(self, unit: BaseUnit[S], error: BaseException | None) -> None:
+        """Leave a unit that was rolled back in the absence of its owner, who must not take that for success."""
+        if unit.token is not None:
+            self.current_place.reset(unit.token)
+            unit.token = None
+        if error is None:
+            raise UnitEnded(unit.obituary())
 
     def joined_end(self, unit: BaseUnit[S], error: BaseException | None) -> Verdict:
         """A unit that had joined another is over: if it failed, the other may not commit as if it had not."""

@@ -21,7 +21,7 @@ from tenure.core.options import GuardMode, Hold, UnitOptions
 from tenure.core.plan import Opening, Verdict, drive
 from tenure.core.session import UnitSession
 from tenure.core.unit import BaseUnit, Hook
-from tenure.engines import presets, sqlite
+from tenure.engines import presets
 from tenure.exceptions import BadOption, UnsupportedCallable, WrongDriver
 
 P = ParamSpec("P")
@@ -178,7 +178,7 @@ class Database(BaseDatabase[Session]):
         else:
             engine = presets.make_engine(presets.parse(url_or_engine), engine_options)
         super().__init__(engine, name=name, isolation=isolation, hold=hold, guards=guards, session_options=session_options)
-        self._anchor = sqlite.anchor(engine.url)
+        self._anchor = presets.anchor(engine.url)
         self.engine: Engine = engine
         self.unit = UnitFactory(self)
 
@@ -219,6 +219,9 @@ class Database(BaseDatabase[Session]):
         self, unit: BaseUnit[Session], error: BaseException | None, site: Site | None, settled: Verdict | None = None
     ) -> None:
         """End what ``enter`` gave. *error* is what the body raised; it is raised again by the caller."""
+        if unit.ended:
+            self.late(unit, error)
+            return
         verdict = self.at_once(unit, error, settled)
         if verdict is None:
             ending = self.ending(unit, error, settled)
@@ -276,9 +279,7 @@ def no_retry() -> UnsupportedCallable:
 def taken(engine: Any, options: Mapping[str, Any]) -> Any:
     """*engine*, which was made elsewhere, as it is; BadOption if it commits every statement, or *options* came with it."""
     if options:
-        raise BadOption(
-            f"{min(options)}=… is an option of create_engine(), but an engine was given. Set it where that is made."
-        )
+        raise BadOption(f"{min(options)}=… is an option of create_engine(), but an engine was given. Set it where that is made.")
     # Private: no public name tells what create_engine(isolation_level=…) was given. tests/core/test_options.py fails when it changes.
     asked = getattr(engine.dialect, "_on_connect_isolation_level", None)
     presets.refuse_autocommit(asked, engine.get_execution_options())

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
-from typing import Final, Protocol, TypeAlias
+from typing import Final, NamedTuple, Protocol, TypeAlias
 
 from tenure.callsite import Site
 from tenure.core.plan import Outcome
@@ -12,8 +11,7 @@ from tenure.core.plan import Outcome
 _log: Final = logging.getLogger("tenure")
 
 
-@dataclass(frozen=True, slots=True)
-class UnitClosed:
+class UnitClosed(NamedTuple):
     """A unit has ended.
 
     Attributes:
@@ -34,8 +32,7 @@ class UnitClosed:
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class HookFailed:
+class HookFailed(NamedTuple):
     """A hook raised after the outcome was settled; it changed nothing."""
 
     database: str
@@ -46,8 +43,7 @@ class HookFailed:
     error: BaseException
 
 
-@dataclass(frozen=True, slots=True)
-class EndTroubled:
+class EndTroubled(NamedTuple):
     """Something failed while a unit was being closed, after its outcome was known."""
 
     database: str
@@ -56,8 +52,7 @@ class EndTroubled:
     error: BaseException
 
 
-@dataclass(frozen=True, slots=True)
-class Retried:
+class Retried(NamedTuple):
     """A function is about to run again in a new unit."""
 
     database: str
@@ -67,8 +62,7 @@ class Retried:
     error: BaseException
 
 
-@dataclass(frozen=True, slots=True)
-class GuardTripped:
+class GuardTripped(NamedTuple):
     """A guard that is set to warn has seen something."""
 
     database: str
@@ -76,8 +70,7 @@ class GuardTripped:
     message: str
 
 
-@dataclass(frozen=True, slots=True)
-class UnitLeaked:
+class UnitLeaked(NamedTuple):
     """A unit was left open by an owner that is gone, and was rolled back."""
 
     database: str
@@ -86,8 +79,7 @@ class UnitLeaked:
     why: str
 
 
-@dataclass(frozen=True, slots=True)
-class WorkLost:
+class WorkLost(NamedTuple):
     """A request that is to commit explicitly ended with work left uncommitted."""
 
     database: str

@@ -97,7 +97,11 @@ class Injection:
             return None
         if self.parameter in kwargs:
             return kwargs[self.parameter]
-        if self.index is not None and len(args) > self.index and isinstance(args[self.index], (Session, scoped_session, self.session_class)):
+        if (
+            self.index is not None
+            and len(args) > self.index
+            and isinstance(args[self.index], (Session, scoped_session, self.session_class))
+        ):
             return args[self.index]
         return None
 

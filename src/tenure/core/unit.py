@@ -6,8 +6,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextvars import Token
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import SessionTransaction
@@ -28,8 +27,7 @@ S = TypeVar("S")
 Savepoints = tuple[SessionTransaction, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Hook:
+class Hook(NamedTuple):
     """A function to call after the outcome; *within* are the savepoints in which it was registered, the innermost first."""
 
     function: Callable[..., Any]
@@ -43,8 +41,7 @@ class Hook:
         return self.function(*self.args, **self.kwargs)
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
+class Failure(NamedTuple):
     """Something that failed within a unit and must be undone before the unit can commit."""
 
     error: BaseException
@@ -385,7 +382,7 @@ class BaseUnit(Generic[S]):
             self._door = None
         if error is not None:
             self.reason = type(error).__name__
-        elif self._asked is not None:
+        elif self._asked is not None and outcome is Outcome.ROLLED_BACK:
             self.reason = self._asked
         if self.root is self and events.wanted(events.UnitClosed):
             took = self.end_time - self.opened

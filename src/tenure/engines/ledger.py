@@ -1,14 +1,14 @@
 """Who holds which connection since when.
 
-The ledger holds its entries weakly: a unit that was dropped takes its lease with it, and SQLAlchemy's pool gets the connection back.
+The ledger knows holders weakly and connections strongly. A unit that the garbage collector finds would otherwise take its
+connection with it, and SQLAlchemy hand that out again while the unit's own last net still rolls back on it.
 """
 
 from __future__ import annotations
 
 import time
 import weakref
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from sqlalchemy.engine import Connection
 
@@ -55,8 +55,7 @@ class Lease:
         self.commit_sent = False
 
 
-@dataclass(frozen=True, slots=True)
-class HolderReport:
+class HolderReport(NamedTuple):
     """One open lease.
 
     Attributes:
@@ -81,14 +80,14 @@ class Ledger:
     """The open leases of one engine. Entering and leaving are single operations on a dict, so threads need no lock."""
 
     def __init__(self) -> None:
-        self._open: dict[int, weakref.ref[Lease]] = {}
+        self._open: dict[int, Lease] = {}
 
     def __len__(self) -> int:
         return len(self._open)
 
     def enter(self, lease: Lease) -> Lease:
         """Note a lease."""
-        self._open[id(lease.connection)] = weakref.ref(lease)
+        self._open[id(lease.connection)] = lease
         return lease
 
     def leave(self, lease: Lease) -> None:
@@ -97,21 +96,12 @@ class Ledger:
 
     def lease_on(self, connection: Connection) -> Lease | None:
         """The lease on *connection*, if it has one."""
-        entry = self._open.get(id(connection))
-        lease = None if entry is None else entry()
+        lease = self._open.get(id(connection))
         return lease if lease is not None and lease.connection is connection else None
 
     def leases(self) -> list[Lease]:
-        """The leases open now; forgets those whose holder was dropped."""
-        found: list[Lease] = []
-        for key, entry in list(self._open.items()):
-            lease = entry()
-            if lease is None:
-                if self._open.get(key) is entry:
-                    self._open.pop(key, None)
-            else:
-                found.append(lease)
-        return found
+        """The leases open now."""
+        return list(self._open.values())
 
     def reports(self) -> list[HolderReport]:
         """A line for each open lease, the oldest first."""

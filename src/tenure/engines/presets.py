@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import create_engine
 from sqlalchemy.engine import URL, Engine, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
-from tenure.engines import sqlite
 from tenure.exceptions import BadOption, WrongDriver
+
+if TYPE_CHECKING:
+    import sqlite3
 
 
 def postgresql() -> dict[str, Any]:
@@ -101,6 +103,15 @@ _ASYNC = {
 }
 
 
+def anchor(url: URL) -> sqlite3.Connection | None:
+    """A connection that must stay open as long as the database at *url* is used; None for all but SQLite's memory."""
+    if url.get_backend_name() != "sqlite":
+        return None
+    from tenure.engines import sqlite
+
+    return sqlite.anchor(url)
+
+
 def _engine(create: Any, url: URL, options: dict[str, Any]) -> Any:
     backend = url.get_backend_name()
     refuse_autocommit(options.get("isolation_level"), options.get("execution_options"))
@@ -108,6 +119,8 @@ def _engine(create: Any, url: URL, options: dict[str, Any]) -> Any:
     if options.get("poolclass") is not None:
         preset = {}  # another pool class need not take them
     if backend == "sqlite":
+        from tenure.engines import sqlite  # with the standard library's sqlite3, which others need not load
+
         url = sqlite.shared_memory(url)
     try:
         engine = create(url, **{**preset, **options})
@@ -118,6 +131,8 @@ def _engine(create: Any, url: URL, options: dict[str, Any]) -> Any:
             f"the driver of {url.drivername!r} is not installed: {error}. Install it, or name another as dialect+driver://…."
         ) from error
     if backend == "sqlite":
+        from tenure.engines import sqlite
+
         sqlite.prepare(getattr(engine, "sync_engine", engine))
     return engine
 

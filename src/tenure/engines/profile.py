@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Final
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple
 
 from sqlalchemy.engine import Engine
 from sqlalchemy.pool import PoolProxiedConnection
 
-from tenure.engines import autocommit, sqlite
+from tenure.engines import autocommit
 from tenure.exceptions import sqlstate
 
 # Drivers whose rows are in memory when execute() returns. For any other a connection is not given back before the unit ends.
@@ -30,8 +30,7 @@ PURPOSES: Final = ("read", "readonly", "write")  # a plain read in autocommit; a
 _REFUSED_WRITE: Final = frozenset(["25006", "1792", "SQLITE_READONLY"])
 
 
-@dataclass(frozen=True, slots=True)
-class Profile:
+class Profile(NamedTuple):
     """The abilities of one driver.
 
     Attributes:
@@ -53,10 +52,10 @@ class Profile:
     takes_settings: bool = False
     isolation: str | None = None
     client_errors_linger: bool = False
-    read: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    read: Mapping[str, Any] = MappingProxyType({})
     switch: Callable[[PoolProxiedConnection, str], None] | None = None
     switch_back: Callable[[Any, Any], None] | None = None
-    readonly: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    readonly: Mapping[str, Any] = MappingProxyType({})
     readonly_on: tuple[str, str] | None = None
 
 
@@ -80,7 +79,7 @@ def profile_of(engine: Engine) -> Profile:
         read_only = ("SET SESSION TRANSACTION READ ONLY", "SET SESSION TRANSACTION READ WRITE")
         return Profile(reads_alone=buffers, read={"isolation_level": "AUTOCOMMIT"}, readonly_on=read_only)
     if family == "sqlite":
-        return _sqlite(sqlite.is_prepared(engine))
+        return _sqlite(engine)
     return Profile()
 
 
@@ -91,9 +90,11 @@ def _streams_always(engine: Engine) -> bool:
     return bool(asked)
 
 
-def _sqlite(prepared: bool) -> Profile:
+def _sqlite(engine: Engine) -> Profile:
+    from tenure.engines import sqlite  # with the standard library's sqlite3, which others need not load
+
     query_only = ("PRAGMA query_only = ON", "PRAGMA query_only = OFF")
-    if not prepared:
+    if not sqlite.is_prepared(engine):
         return Profile(isolation="SERIALIZABLE", readonly_on=query_only)
     return Profile(
         reads_alone=True,

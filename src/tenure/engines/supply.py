@@ -5,8 +5,8 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from sqlalchemy import event, text
 from sqlalchemy.engine import Connection, Engine
@@ -18,13 +18,12 @@ from tenure.engines.profile import profile_of
 from tenure.exceptions import BadOption, DatabaseClosed
 
 
-@dataclass(frozen=True, slots=True)
-class Terms:
+class Terms(NamedTuple):
     """How a transaction is to begin."""
 
     isolation: str | None = None
     readonly: bool = False
-    settings: Mapping[str, str] = field(default_factory=dict[str, str])
+    settings: Mapping[str, str] = MappingProxyType({})
 
 
 class Supply:
@@ -146,8 +145,20 @@ class Supply:
         """Give back what dead threads, finished tasks and dropped units hold."""
         for lease in self.ledger.leases():
             holder = lease.holder()
-            if holder is not None and holder.owner_is_gone():
+            if holder is None:
+                self._recover(lease)
+            elif holder.owner_is_gone():
                 holder.reclaim()
+
+    def _recover(self, lease: Lease) -> None:
+        """Give back the connection of a holder that no longer exists."""
+        try:
+            lease.connection.rollback()
+        except BaseException:
+            lease.connection.invalidate()
+            raise
+        finally:
+            self.give_back(lease)
 
     def close(self) -> None:
         """Refuse every further connection."""
@@ -185,6 +196,7 @@ class Supply:
         if self.out() >= capacity and (now := time.monotonic()) - self._collected > 1.0:
             self._collected = now  # at most once a second: a full collection is dear
             gc.collect()  # a dropped unit in a reference cycle still holds its connection
+            self.sweep()
 
     def _lease(self, connection: Connection, holder: Holder, undo: str | None) -> Lease:
         return self.ledger.enter(Lease(connection, holder, undo))

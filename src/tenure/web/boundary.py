@@ -144,11 +144,9 @@ class Request:
         lost = None if unit.door is None else unit.door.unsaved()
         if lost is None:
             return
-        unit.rollback_only(f"{lost}, never committed")
+        unit.rollback_only(f"{lost.rstrip(',')}, never committed")
         if keeps(status):
-            self._warn(
-                f"{unit.name!r} answered {status}, but {lost} ({words(unit.site)}) was never committed and is lost. Call commit()."
-            )
+            self._warn(f"{unit.name!r} ({words(unit.site)}) answered {status}, but {lost} is lost. Call commit().")
 
     def _warn(self, message: str) -> None:
         events.tell(events.WorkLost(self.boundary.database.name, self.name, str(LostWork(message))))
@@ -158,7 +156,7 @@ class Request:
         unit = self.unit
         if unit is not None and unit.door is not None and not unit.ended and (lost := unit.door.unsaved()):
             self._warn(
-                f"{unit.name!r}: {lost} came while the body was sent ({words(unit.site)}) and is lost. Use a unit of its own."
+                f"{unit.name!r} ({words(unit.site)}): {lost} came while the body was sent and is lost. Use a unit of its own."
             )
 
 

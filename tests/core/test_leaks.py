@@ -1,4 +1,5 @@
 import asyncio
+import contextvars
 import gc
 import logging
 import threading
@@ -192,24 +193,16 @@ async def test_wait_for_does_not_end_the_unit(small, told):
     async with face.unit() as session:
         session.add(User(name="ada"))
         await asyncio.wait_for(session.flush(), 5)
-        await asyncio.create_task(needs_the_connection(), context=_empty())
+        await asyncio.create_task(needs_the_connection(), context=contextvars.Context())
         await session.scalar(sa.select(User))
 
     assert stored(face) == ["ada"]
     assert told.of(events.UnitLeaked) == []
 
 
-def _empty():
-    import contextvars
-
-    return contextvars.Context()
-
-
 @pytest.mark.drivers("sqlite", "psycopg")
 def test_a_unit_that_was_handed_over_for_good(small):
     """R47: a unit whose opener has ended lives on in the thread that works in it now."""
-    import contextvars
-
     face, box = small(pool_timeout=0.2), {}
 
     def open_it():
@@ -275,3 +268,14 @@ def test_many_threads_that_die_in_their_units(make_face):
     assert face.out() == 0
     with pytest.raises(NoUnit):
         face.db.current  # noqa: B018
+
+
+@pytest.mark.drivers("sqlite")
+def test_dropped_units_leave_nothing_in_the_context(face):
+    """R23: however many units were dropped in a thread, its context remembers none of them."""
+    for _ in range(50):
+        face.db.unit().__enter__()
+    with face.db.unit():
+        place = face.db.current_place.var.get()
+        assert place.around() is None
+        assert not hasattr(place.around, "around")

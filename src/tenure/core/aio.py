@@ -150,7 +150,7 @@ class AsyncDatabase(BaseDatabase[AsyncSession]):
         finish_within: float = 10.0,
         **engine_options: Any,
     ) -> None:
-        if callsite.getcurrent is None:
+        if callsite.greenlet_finder() is None:
             raise ImportError("AsyncDatabase needs greenlet, by which SQLAlchemy serves asyncio. Install tenure[asyncio].")
         opts.check_seconds("finish_within", finish_within, above=0.0)
         self._owns_engine = not isinstance(url_or_engine, AsyncEngine)
@@ -212,6 +212,7 @@ class AsyncDatabase(BaseDatabase[AsyncSession]):
         if unit.ended:
             self.late(unit, error)
             return
+        unit.end_site = site
         cancelled: asyncio.CancelledError | None = None
         verdict = self.at_once(unit, error, settled)
         if verdict is None:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from tenure import callsite
-from tenure.callsite import Site, getcurrent, words
+from tenure.callsite import Site, greenlet_finder, words
 from tenure.core.current import found_at, innermost_open
 from tenure.core.hold import HoldingSession
 from tenure.exceptions import ConcurrentUse, ForeignContext, UnitEnded, annotate
@@ -21,9 +21,12 @@ if TYPE_CHECKING:
     from tenure.core.current import Place
     from tenure.core.unit import BaseUnit
 
-# Tells two users of a session apart: each call of an AsyncSession runs in a greenlet of its own, and so do gevent's and
-# eventlet's workers. Without greenlet installed there are threads only.
-identity: Callable[[], object] = getcurrent or threading.current_thread
+
+def identities() -> Callable[[], object]:
+    """What tells two users of a session apart: each call of an AsyncSession runs in a greenlet of its own, and so do gevent's and
+    eventlet's workers. Asked once for each session, which is to be told the same all along.
+    """
+    return greenlet_finder() or threading.current_thread
 
 
 class GuardedSession(HoldingSession):
@@ -33,6 +36,7 @@ class GuardedSession(HoldingSession):
     is_async = False
     _var: ContextVar[Place]
     _lock: threading.Lock
+    _identity: Callable[[], object]
     _turn: object = None  # the greenlet or thread that is in the session now
     _operation = ""
     _since = 0.0
@@ -65,12 +69,17 @@ class GuardedSession(HoldingSession):
                 )
             )
 
+    def line(self, depth: int) -> Site | None:
+        """The user's line; while the unit ends that of its end, which is carried out by a task of tenure's own under asyncio."""
+        unit = self._unit
+        return unit.end_site if unit.ending and unit.end_site is not None else callsite.here(depth)
+
     def admit(self) -> None:
         """Raise unless the code that calls may use the session."""
         self._check()
 
     def _enter(self, operation: str) -> None:
-        me = identity()
+        me = self._identity()
         if not self._lock.acquire(blocking=False):
             if self._turn is me:
                 self._depth += 1
@@ -87,7 +96,7 @@ class GuardedSession(HoldingSession):
         self.touched = True
         if self._owner_turn is None or self._owner_turn() is not me:
             self._owner_turn, self._owner = weakref.ref(me), self._worker()
-        self._site = callsite.here(3)
+        self._site = self.line(4)
         self._since = time.monotonic()
 
     def _leave(self, error: BaseException | None) -> None:

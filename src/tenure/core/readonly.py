@@ -9,7 +9,7 @@ from sqlalchemy.exc import DBAPIError
 
 from tenure import callsite
 from tenure.callsite import Site, words
-from tenure.core.guard import GuardedSession, identity
+from tenure.core.guard import GuardedSession
 from tenure.engines.profile import refused_write
 from tenure.exceptions import ReadOnlyUnit
 
@@ -24,7 +24,7 @@ class ReadOnlySession(GuardedSession):
 
     def _through(self, operation: str, call: Callable[..., Any], *args: Any, **kw: Any) -> Any:
         """The way into the session for everything that may reach the database."""
-        if self._turn is identity():  # a call within a call: the outermost sees to everything
+        if self._turn is self._identity():  # a call within a call: the outermost sees to everything
             return call(*args, **kw)
         self._enter(operation)
         error: BaseException | None = None

@@ -19,7 +19,7 @@ from sqlalchemy.util.concurrency import in_greenlet
 
 from tenure.callsite import words
 from tenure.core import events
-from tenure.core.guard import describe, identity
+from tenure.core.guard import describe, identities
 from tenure.core.hold import streams
 from tenure.core.plan import Outcome
 from tenure.core.transaction import TransactionSession
@@ -46,6 +46,7 @@ class UnitSession(TransactionSession):
         self._plain = database.plain
         self._var = database.current_place.var
         self._lock = threading.Lock()
+        self._identity = identities()
         self._opener = self._worker()
         self.sites = {}
 
@@ -57,7 +58,7 @@ class UnitSession(TransactionSession):
     # -- statements ---------------------------------------------------------------------------------------
 
     def _state(self, operation: str, call: Callable[..., Any], statement: Any, args: Any, kw: Any) -> Any:
-        if self._turn is not identity():
+        if self._turn is not self._identity():
             self._statement = statement
         if not self._streams and streams(statement, kw.get("execution_options")):
             self._streams = True

@@ -12,7 +12,6 @@ from tenure import callsite
 from tenure.callsite import words
 from tenure.core import detached
 from tenure.core.current import found_at, innermost_open
-from tenure.core.guard import identity
 from tenure.core.plan import Outcome
 from tenure.core.readonly import ReadOnlySession
 from tenure.engines.ledger import Lease
@@ -53,11 +52,11 @@ class TransactionSession(ReadOnlySession):
             self._leave(error)
 
     def flush(self, objects: Any = None) -> None:
-        if self._turn is identity() and not (self.identity_map.check_modified() or self.new or self.deleted):
+        if self._turn is self._identity() and not (self.identity_map.check_modified() or self.new or self.deleted):
             super().flush(objects)  # the autoflush of a statement that finds nothing to write
             return
         if self._part().readonly:
-            self.refuse_unflushed(callsite.here(2))
+            self.refuse_unflushed(self.line(3))
         self._in_transaction("flush", super().flush, objects)
 
     # -- the transaction --------------------------------------------------------------------------------------
@@ -141,7 +140,7 @@ class TransactionSession(ReadOnlySession):
         elif self.retire():
             return
         elif self._lock.acquire(blocking=False):
-            self._turn, self._depth = identity(), 1
+            self._turn, self._depth = self._identity(), 1
             try:
                 detached.remember(self, self._unit)
                 super().close()

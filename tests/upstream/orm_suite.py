@@ -63,8 +63,15 @@ def source() -> Path:
     return home
 
 
-def run(url: str, *, workers: int = 0, tests: list[str] | None = None) -> Result:
-    """Run the tests on the database at *url*, in so many processes; 0 is this one's child alone."""
+def run(url: str, *arguments: str, workers: int = 0) -> Result:
+    """Run the tests on the database at *url*, in so many processes; 0 is one without pytest-xdist.
+
+    Args:
+        url: Where the tests make and drop their tables.
+        arguments: For pytest; without a path among them, all of test/orm is run.
+        workers: How many processes share the tests.
+
+    """
     with tempfile.TemporaryDirectory(prefix="tenure-upstream-") as folder:
         environment = {
             **os.environ,
@@ -75,7 +82,8 @@ def run(url: str, *, workers: int = 0, tests: list[str] | None = None) -> Result
         command = [sys.executable, "-m", "pytest", "-p", "upstream.plugin", "-p", "no:cacheprovider"]
         command += ["--quiet", "--no-header", "--no-summary", "--maxfail=1000000", f"--dburi={url}"]
         command += [f"-n{workers}"] * bool(workers)
-        status = subprocess.run([*command, *(tests or ["test/orm"])], cwd=source(), env=environment, check=False).returncode
+        command += [*arguments, *([] if any(one.startswith("test/") for one in arguments) else ["test/orm"])]
+        status = subprocess.run(command, cwd=source(), env=environment, check=False).returncode
         if status not in (0, 1):  # neither passed nor failed: it did not come to an end
             raise SystemExit(f"pytest ended with status {status}")
         return _read(Path(folder))

@@ -24,6 +24,8 @@ from upstream.orm_suite import Result  # noqa: E402
 
 from support import servers  # noqa: E402
 
+TEMPLATE = "upstream_template"
+"""The database that those of the workers are copies of. Nobody may be connected to it."""
 PARTS = {"sqlite": "sqlite", "psycopg": "postgresql+psycopg", "asyncpg": "postgresql+asyncpg"}
 MOST_LEFT = 200
 """More sessions than this left to SQLAlchemy, and the run says too little about tenure."""
@@ -93,10 +95,11 @@ def database(part: str) -> Iterator[str]:
         return
     base = servers.server("postgresql").base
     name = f"upstream_{part}"
-    _say(base, f"CREATE DATABASE {name}")
-    _say(base.set(database=name), "CREATE SCHEMA test_schema", "CREATE SCHEMA test_schema_2")
+    _say(base, f"CREATE DATABASE {TEMPLATE}")
+    _say(base.set(database=TEMPLATE), "CREATE SCHEMA test_schema", "CREATE SCHEMA test_schema_2")
+    _say(base, f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
     yield base.set(drivername=PARTS[part], database=name).render_as_string(hide_password=False)
-    _say(base, f"DROP DATABASE {name} WITH (FORCE)")
+    _say(base, f"DROP DATABASE {name} WITH (FORCE)", f"DROP DATABASE {TEMPLATE}")
 
 
 def _say(url: sa.URL, *statements: str) -> None:
@@ -118,7 +121,7 @@ def main() -> int:
             print(f"== {part}: the ORM tests of SQLAlchemy {sa.__version__}", flush=True)
             began = time.monotonic()
             with database(part) as url:
-                result = orm_suite.run(url, workers=workers, tests=sys.argv[1:])
+                result = orm_suite.run(url, *sys.argv[1:], f"--postgresql-templatedb={TEMPLATE}", workers=workers)
             good &= report(part, result, compare(result, exceptions(part)), time.monotonic() - began)
     finally:
         servers.stop_all()

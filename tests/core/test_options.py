@@ -68,7 +68,7 @@ def test_an_option_that_is_wrong(options, says) -> None:
         lambda: AsyncDatabase("sqlite+aiosqlite://", finish_within=0),
         lambda: AsyncDatabase("sqlite+aiosqlite://", finish_within="10"),
     ],
-    ids=str,
+    ids=[f"argument-{n}" for n in range(23)],
 )
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_an_argument_that_is_wrong(make) -> None:

@@ -48,8 +48,9 @@ class Stranger:
                 return True
             self.run("ROLLBACK")
             return False
-        seen = set(self.column(f"SELECT id FROM {table}"))
-        return sorted(seen - set(self.column(f"SELECT id FROM {table} FOR UPDATE SKIP LOCKED")))
+        # All columns, that MariaDB reads the rows themselves: its locks on a second index depend on what was deleted before.
+        seen = set(self.column(f"SELECT * FROM {table} ORDER BY id"))
+        return sorted(seen - set(self.column(f"SELECT * FROM {table} ORDER BY id FOR UPDATE SKIP LOCKED")))
 
     def idle_in_transaction(self) -> int:
         """How many of PostgreSQL's connections wait within a transaction."""

@@ -67,7 +67,7 @@ class Current:
     def enter(self, unit: BaseUnit[Any]) -> Token[Place]:
         """Make *unit* current until ``reset`` is called with the token."""
         place = Here(unit)
-        place.around = self.var.get()
+        place.around = found_at(self.var.get())[1]  # not one that is gone, or dropped units would form an endless chain
         return self.var.set(place)
 
     def set(self, place: Place) -> Token[Place]:

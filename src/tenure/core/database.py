@@ -222,6 +222,7 @@ class Database(BaseDatabase[Session]):
         if unit.ended:
             self.late(unit, error)
             return
+        unit.end_site = site
         verdict = self.at_once(unit, error, settled)
         if verdict is None:
             ending = self.ending(unit, error, settled)

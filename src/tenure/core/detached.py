@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import inspect
 from sqlalchemy.orm.exc import DetachedInstanceError
 
-from tenure import callsite
 from tenure.callsite import Site, words
 
 if TYPE_CHECKING:
@@ -31,12 +30,16 @@ class Origin:
     loaded: dict[type, Site | None]
     ended: Site | None = None
 
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        """An object that is pickled or copied forgets where it came from: what code is at a line means nothing elsewhere."""
+        return type(None), ()
+
 
 def remember(session: GuardedSession, unit: BaseUnit[Any]) -> None:
     """Note for each object that outlives *session* which unit it came from. Costs nothing for those that nobody keeps."""
     if unit.database.modes["detached"] == "off" or not len(session.identity_map):
         return
-    origin = Origin(unit.name, unit.site, session.sites, callsite.here(3))
+    origin = Origin(unit.name, unit.site, session.sites, session.line(4))
     for one in session.identity_map.values():
         inspect(one).info[_KEY] = origin
 

@@ -46,4 +46,4 @@ def wait_before(
     """
     if attempt > retry.attempts or outcome is not Outcome.ROLLED_BACK or not deserves(error):
         return None
-    return fraction() * min(retry.longest, retry.first * 2.0 ** (attempt - 2))
+    return fraction() * min(retry.longest, retry.first * 2.0 ** min(attempt - 2, 64))

@@ -26,6 +26,7 @@ _BUFFERING: Final = frozenset(
     ]
 )
 PURPOSES: Final = ("read", "readonly", "write")  # a plain read in autocommit; a transaction that may not, or may, write
+_UNDONE: Final = frozenset(["1213"])  # ER_LOCK_DEADLOCK
 # 25006 read_only_sql_transaction; MySQL 1792 ER_CANT_EXECUTE_IN_READ_ONLY_TRANSACTION; SQLITE_READONLY under PRAGMA query_only
 _REFUSED_WRITE: Final = frozenset(["25006", "1792", "SQLITE_READONLY"])
 
@@ -36,6 +37,7 @@ class Profile(NamedTuple):
     Attributes:
         reads_alone: Plain reads can run in autocommit, and their rows are in memory when ``execute()`` returns.
         failure_spoils: A failed statement spoils its transaction, whose COMMIT is then a silent ROLLBACK (PostgreSQL).
+        undone_by: Errors with which the server has rolled back the whole transaction; what follows would begin another (MySQL).
         takes_settings: The server has settings that end with the transaction (``SET LOCAL``).
         isolation: The isolation of its transactions, where there is but one; else it is asked.
         client_errors_linger: An error found by the driver leaves the server in mid-statement (asyncpg in autocommit).
@@ -49,6 +51,7 @@ class Profile(NamedTuple):
 
     reads_alone: bool = False
     failure_spoils: bool = False
+    undone_by: frozenset[str] = frozenset()
     takes_settings: bool = False
     isolation: str | None = None
     client_errors_linger: bool = False
@@ -77,7 +80,7 @@ def profile_of(engine: Engine) -> Profile:
     if family == "mysql":
         # For the session: on MariaDB a DDL statement ends a transaction that alone was read-only, and is carried out.
         read_only = ("SET SESSION TRANSACTION READ ONLY", "SET SESSION TRANSACTION READ WRITE")
-        return Profile(reads_alone=buffers, read={"isolation_level": "AUTOCOMMIT"}, readonly_on=read_only)
+        return Profile(reads_alone=buffers, read={"isolation_level": "AUTOCOMMIT"}, readonly_on=read_only, undone_by=_UNDONE)
     if family == "sqlite":
         return _sqlite(engine)
     return Profile()

@@ -15,7 +15,7 @@ from sqlalchemy.pool import QueuePool
 
 from tenure.engines.ledger import Holder, Lease, Ledger
 from tenure.engines.profile import profile_of
-from tenure.exceptions import BadOption, DatabaseClosed
+from tenure.exceptions import BadOption, DatabaseClosed, sqlstate
 
 
 class Terms(NamedTuple):
@@ -42,6 +42,7 @@ class Supply:
         self.ledger = Ledger()
         self.closed = False
         self.peak = 0
+        self._failures_count = self.profile.failure_spoils or bool(self.profile.undone_by)
         self._reader = engine.execution_options(**self.profile.read) if self.profile.read else engine
         # The listener is on the writer alone: SQLAlchemy takes a longer way through each statement of an engine that has one,
         # +12 % for a read on SQLite.
@@ -51,7 +52,7 @@ class Supply:
         event.listen(self._writer, "commit", self._commit_is_sent)
         if self.profile.switch_back is not None:  # never removed: it also serves leases that outlive this object
             event.listen(engine, "checkin", self.profile.switch_back)
-        if self.profile.failure_spoils:
+        if self._failures_count:
             event.listen(engine, "handle_error", self._statement_failed)
 
     def read(self, holder: Holder, *, begun: bool = False) -> Lease:
@@ -60,7 +61,7 @@ class Supply:
         Where somebody has a say in how a transaction begins (*begun*, or a listener that may ``SET LOCAL``), it is one that begins
         a transaction for this read: what they set would not hold in autocommit, or could not be switched to.
         """
-        if (begun or self._is_listened_to()) and self.profile.isolation is None:
+        if self.profile.isolation is None and (begun or self._is_listened_to()):
             return self._lease(self._connect(self.engine), holder, None)
         connection = self._connect(self._reader)
         if self.profile.switch is not None:
@@ -164,18 +165,17 @@ class Supply:
         """Refuse every further connection."""
         if not self.closed:
             self.closed = True
-            if self.profile.failure_spoils:
+            if self._failures_count:
                 event.remove(self.engine, "handle_error", self._statement_failed)
 
     def _connect(self, engine: Engine) -> Connection:
         if self.closed:
             raise DatabaseClosed(f"{self.name!r} was closed. Make a new Database, or close this one later.")
-        capacity = self.capacity()
-        if capacity is not None:
-            out = self.out()
-            if out >= capacity:
+        if (out := self.out()) >= self.peak:  # never more than the capacity, which then needs not be asked
+            capacity = self.capacity()
+            if capacity is not None and out >= capacity:
                 self._make_room(capacity)
-            elif out >= self.peak:
+            elif capacity is not None:
                 self.peak = out + 1
         try:
             connection = engine.connect()
@@ -224,10 +224,13 @@ class Supply:
             lease.commit_sent = True
 
     def _statement_failed(self, context: Any) -> None:
+        error = context.sqlalchemy_exception or context.original_exception
+        if not self.profile.failure_spoils and sqlstate(error) not in self.profile.undone_by:
+            return
         if context.connection is not None and (lease := self.ledger.lease_on(context.connection)):
             holder = lease.holder()
             if holder is not None:
-                holder.statement_failed(context.sqlalchemy_exception or context.original_exception)
+                holder.statement_failed(error)
 
     def check_settings(self, settings: Mapping[str, str]) -> None:
         """Raise BadOption where the server has no settings that end with the transaction."""

@@ -44,7 +44,7 @@ demo: $(DEMO) ## see it live: a web application with jobs (SECONDS=20 DB=... mak
 
 .PHONY: test
 test: $(DEV) ## all tests (ARGS="-k name --drivers sqlite" narrows them)
-	@$(BIN)/pytest $(ARGS)
+	@$(BIN)/pytest -n auto $(ARGS)
 
 .PHONY: check
 check: $(DEV) ## lint, format, types, who imports whom, and the examples in the docs

@@ -160,7 +160,7 @@ def test_annotations_are_text(face):
     """R2: `from __future__ import annotations` changes nothing, for names of the module, of a closure, or unknown ones."""
     source = """
 from __future__ import annotations
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 from sqlalchemy.orm import Session as Known
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session

@@ -1,7 +1,6 @@
 """Running a function again after a conflict."""
 
 import sqlite3
-import threading
 
 import pytest
 import sqlalchemy as sa

@@ -3,6 +3,7 @@
 import gc
 import random
 import threading
+import warnings
 from collections import Counter
 
 import pytest
@@ -18,6 +19,15 @@ from support.models import User
 POOL = 5
 # dispose() leaves the connections that are out to the old pool, and with it to the garbage collector, as SQLAlchemy documents.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+@pytest.fixture(autouse=True)
+def _collected():
+    """What dispose() left to the garbage collector goes here, not in a test that comes later."""
+    yield
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        gc.collect()
 
 
 class _Listener(Exception):

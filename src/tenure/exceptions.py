@@ -147,7 +147,10 @@ def brief(error: BaseException) -> str:
     if isinstance(error, DBAPIError):
         code = sqlstate(error)
         return f"{kind} {code}" if code else kind
-    text = str(error)
+    try:
+        text = str(error)
+    except Exception:  # what cannot be put into words must not keep a unit from ending
+        text = ""
     return f"{kind}: {text}" if text else kind
 
 

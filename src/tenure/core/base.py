@@ -247,7 +247,7 @@ class BaseDatabase(Generic[S]):
                 error = refused
         if error is not None:
             unit.failed(error, callsite.of_error(error))
-        return Verdict(Outcome.ROLLED_BACK if error else Outcome.READ_ONLY, error)
+        return Verdict(Outcome.READ_ONLY if error is None else Outcome.ROLLED_BACK, error)
 
     def finished(self, unit: BaseUnit[S], verdict: Verdict, site: Site | None) -> list[Hook]:
         """Close the books on *unit*: nothing is current any more; which hooks are due."""

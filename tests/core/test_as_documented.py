@@ -141,3 +141,14 @@ def test_an_engine_with_options(watch, tmp_path):
         out = db.status().in_use
 
     assert out == 0
+
+
+async def test_what_was_merged_alone_is_stored(make_face):
+    """R33: merge_all() is use of the session like any other, also where nothing else was done and nothing autoflushes."""
+    if not hasattr(sa.orm.Session, "merge_all"):
+        pytest.skip("this SQLAlchemy has no merge_all()")
+    face = make_face(session_options={"autoflush": False})
+    async with face.unit() as session:
+        await session.run_sync(lambda raw: raw.merge_all([User(name="ada")]))
+
+    assert stored(face) == ["ada"]

@@ -179,6 +179,19 @@ def _(session, out):
     assert out() == 1
 
 
+@row("`merge_all()`, `delete_all()`")
+def _(session, out):
+    if not hasattr(Session, "merge_all"):
+        pytest.skip("this SQLAlchemy has no merge_all()")
+    (ada,) = session.merge_all([User(id=1, name="ada lovelace")])
+    assert out() == 0
+    session.flush()
+    session.rollback()
+    session.delete_all([ada])
+    assert out() == 0
+    assert ada in session.deleted
+
+
 @row("`execute()` of `insert()`, `update()`, `delete()`")
 def _(session, out):
     for statement in (insert(User).values(name="eve"), update(User).values(balance=1), delete(Item)):
@@ -412,6 +425,13 @@ def _option_refused(session: Any, name: str) -> None:
     database = session.unit.database
     with pytest.raises(BadOption, match=name):
         type(database)(database.engine, session_options={name: None})
+
+
+@row("`bind_mapper()`, `bind_table()`")
+def _(session, out):
+    for method, what in ((session.bind_mapper, User), (session.bind_table, User.__table__)):
+        with pytest.raises(BadOption, match="one database"):
+            method(what, session.get_bind())
 
 
 @row("`run_sync()`")

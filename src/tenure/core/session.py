@@ -7,7 +7,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from sqlalchemy import event
 from sqlalchemy.engine import Connection
@@ -17,12 +17,14 @@ from sqlalchemy.sql import CompoundSelect
 from sqlalchemy.util import greenlet_spawn
 from sqlalchemy.util.concurrency import in_greenlet
 
+from tenure import callsite
 from tenure.callsite import words
 from tenure.core import events
 from tenure.core.guard import describe, identities
 from tenure.core.hold import streams
 from tenure.core.plan import Outcome
 from tenure.core.transaction import TransactionSession
+from tenure.exceptions import BadOption
 
 if TYPE_CHECKING:
     from tenure.core.unit import BaseUnit
@@ -103,8 +105,14 @@ class UnitSession(TransactionSession):
     def merge(self, *args: Any, **kw: Any) -> Any:
         return self._through("merge", super().merge, *args, **kw)
 
+    def merge_all(self, *args: Any, **kw: Any) -> Any:  # SQLAlchemy 2.1; it does not call merge()
+        return self._through("merge_all", super().merge_all, *args, **kw)
+
     def delete(self, *args: Any, **kw: Any) -> Any:
         return self._through("delete", super().delete, *args, **kw)  # cascades may load
+
+    def delete_all(self, *args: Any, **kw: Any) -> Any:  # as merge_all()
+        return self._through("delete_all", super().delete_all, *args, **kw)
 
     def connection(self, *args: Any, **kw: Any) -> Connection:
         """SQLAlchemy's ``Connection``, in the unit's transaction: what is run on it is not known to be a read."""
@@ -117,6 +125,20 @@ class UnitSession(TransactionSession):
             if bind is not self._supply.engine:
                 given["bind"] = bind
         return super().connection(given, **kw)
+
+    def bind_mapper(self, mapper: Any, bind: Any) -> NoReturn:
+        """Refused: ``get_bind`` does not look at such binds, and the rows would go to the unit's database in silence."""
+        self._refuse_bind("bind_mapper")
+
+    def bind_table(self, table: Any, bind: Any) -> NoReturn:
+        """Refused, as ``bind_mapper``."""
+        self._refuse_bind("bind_table")
+
+    def _refuse_bind(self, operation: str) -> NoReturn:
+        raise BadOption(
+            f"{operation}() at {words(callsite.here(3))}: the session of {self._unit.name!r} ({words(self._unit.site)}) has one database."
+            " Give the other one a Database of its own, and open a unit of that."
+        )
 
     def bulk_save_objects(self, *args: Any, **kw: Any) -> None:
         self._in_transaction("bulk_save_objects", super().bulk_save_objects, *args, **kw)

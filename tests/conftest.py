@@ -17,6 +17,7 @@ from tenure import callsite
 from support import face as face_module
 from support import leaks, servers
 from support.face import AsyncFace, Face, SyncFace
+from support.proxy import Proxy
 from support.servers import DIALECTS, DRIVERS, ServerMissingError
 
 # A message names the line of the case, not the line in the helper that carried it out.
@@ -86,13 +87,14 @@ def url(driver: str, tmp_path: Path) -> sa.URL:
 def make_face(driver: str, tmp_path: Path, nothing_left: "Watch") -> Callable[..., Face]:
     """``make_face(**options)`` gives a face of a new `Database(url, **options)`, on a database with empty tables.
 
-    Called again it gives one more on the same database. All are checked and closed when the test ends.
+    Called again it gives one more on the same database; *through* is a `Proxy` to reach it by. All are checked and closed when
+    the test ends.
     """
     address = _database(driver, tmp_path)
 
-    def make(**options: Any) -> Face:
+    def make(*, through: Proxy | None = None, **options: Any) -> Face:
         database = tenure.AsyncDatabase if DRIVERS[driver].is_async else tenure.Database
-        return nothing_left(database(address, **options), driver)
+        return nothing_left(database(address if through is None else through.url(driver), **options), driver)
 
     return make
 
@@ -101,6 +103,14 @@ def make_face(driver: str, tmp_path: Path, nothing_left: "Watch") -> Callable[..
 def face(make_face: Callable[..., Face]) -> Face:
     """A database with its default options, on each driver in turn."""
     return make_face()
+
+
+@pytest.fixture
+def proxy(driver: str, tmp_path: Path, nothing_left: "Watch") -> Proxy:
+    """A network in front of the test's server, to count round trips on, to delay and to break. Not for SQLite."""
+    _database(driver, tmp_path)
+    nothing_left.proxies.append(Proxy.before(driver))
+    return nothing_left.proxies[-1]
 
 
 @pytest.fixture
@@ -129,6 +139,7 @@ class Watch:
 
     def __init__(self) -> None:
         self.faces: list[Face] = []
+        self.proxies: list[Proxy] = []
         self.context = contextvars.copy_context()
         self._runner: asyncio.Runner | None = None
         self._threads = threading.enumerate()
@@ -159,6 +170,8 @@ class Watch:
 
     def end(self) -> dict[str, list[str]]:
         """Close everything and give what was left, by kind."""
+        for proxy in self.proxies:
+            proxy.thaw()
         open_faces = [face for face in self.faces if not face.closed]
         left = {
             "units": self.context.run(leaks.units_left, open_faces),
@@ -171,6 +184,8 @@ class Watch:
         finally:
             if self._runner is not None:
                 self._runner.close()
+            for proxy in self.proxies:
+                proxy.close()
         left["threads"] = leaks.threads_left(self._threads)
         return left
 

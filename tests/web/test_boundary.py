@@ -513,15 +513,39 @@ def test_joined_functions_cannot_end_the_request(face, stored, call):
 
 
 def test_text_that_reads_in_the_body_is_no_lost_work(face, told):
-    """R16: a statement that is not surely a read pins a connection; `release()` gives it back, and nobody is alarmed."""
+    """R16: a statement that is not surely a read gives its connection back as well, and nobody is alarmed."""
     with request(face) as begun:
         face.db.session.add(User(name="ada"))
         begun.settle(200)
         assert face.db.session.execute(text("SELECT name FROM users")).scalars().all() == ["ada"]
-        face.db.current.release()
         assert face.out() == 0
         assert face.db.session.scalar(text("SELECT count(*) FROM users")) == 1
     assert (told.of(WorkLost), face.out()) == ([], 0)
+
+
+@pytest.mark.parametrize("query", ["SELECT name FROM users", "SELECT current_timestamp"])
+def test_many_streams_on_a_small_pool(make_face, query):
+    """R16: 50 streams on a pool of 5 hold nothing between their reads, whatever they read."""
+    face = make_face(pool_size=5, max_overflow=0, pool_timeout=2)
+    with face.db.unit() as session:
+        session.add(User(name="ada"))
+
+    def events():
+        for _ in range(3):
+            yield face.db.session.scalar(text(query))
+
+    def begin():
+        begun = BlockingRequest(BlockingBoundary(face.db), "GET /events")
+        begun.settle(200)
+        begun.leave(begun.token)
+        return BlockingBody(begun, events())
+
+    streams = [begin() for _ in range(50)]
+    for _ in range(3):
+        for stream in streams:
+            assert next(stream)
+            assert face.out() == 0
+    assert [list(stream) for stream in streams] == [[]] * 50
 
 
 # -------------------------------------------------------------------------------- within another

@@ -39,10 +39,11 @@ class HoldingSession(LateSession):
     _depth = 0  # calls within calls
     _must_pin = 0  # flush, commit and savepoints: what happens in them belongs to the transaction
     _streams = False  # the outermost statement's rows are fetched after it has returned
+    _rows_at_once = True  # rows of what is not streamed are in memory when a call returns, also in the transaction that is open
     _held_back: list[Lease] | None = None  # a rollback is under way: its connection goes home when it is known to have worked
     _reading_ends = False  # the SessionTransaction is being closed because nothing in it needs to be kept
     _ended_early = False  # one was, since the last commit or rollback
-    _explicit = False  # begin() was called, or a bind of the caller's own was used: the SessionTransaction is theirs
+    _explicit = False  # begin() or connection() was called, or a bind of the caller's own was used: the transaction is theirs
     _classic: bool | None = None  # a transaction from the first statement on
 
     @property
@@ -119,9 +120,12 @@ class HoldingSession(LateSession):
         self.join_transaction_mode = "control_fully"  # a listener may have begun it already: it is ours to end all the same
         unit = self._unit
         options = unit.options
-        terms = Terms(options.isolation or unit.database.isolation, options.readonly or unit.settled, options.settings)
+        one_call = unit.settled and not self._streams
+        readonly = options.readonly or unit.settled
+        terms = Terms(options.isolation or unit.database.isolation, readonly, options.settings, one_call)
         self._lease = self._supply.transact(self._holder(), terms)
         self._pinned = True
+        self._rows_at_once = one_call or self._supply.profile.rows_at_once
 
     def _set_aside(self) -> None:
         if self._lease is not None and not self._pinned:

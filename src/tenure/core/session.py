@@ -124,7 +124,9 @@ class UnitSession(TransactionSession):
             bind = self.get_bind(bind=bind)  # SQLAlchemy does not ask for it
             if bind is not self._supply.engine:
                 given["bind"] = bind
-        return super().connection(given, **kw)
+        connection = super().connection(given, **kw)
+        self._explicit = True
+        return connection
 
     def bind_mapper(self, mapper: Any, bind: Any) -> NoReturn:  # noqa: ARG002 (as SQLAlchemy names them)
         """Refused: ``get_bind`` does not look at such binds, and the rows would go to the unit's database in silence."""

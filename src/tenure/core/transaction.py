@@ -12,6 +12,7 @@ from tenure import callsite
 from tenure.callsite import words
 from tenure.core import detached
 from tenure.core.current import found_at, innermost_open
+from tenure.core.hold import streams
 from tenure.core.plan import Outcome
 from tenure.core.readonly import ReadOnlySession
 from tenure.engines.ledger import Lease
@@ -234,6 +235,27 @@ class TransactionSession(ReadOnlySession):
         raise ReleaseRefused(
             f"unit {self._unit.name!r} ({words(self._unit.site)}) has {what} where release() is called, at {words(callsite.here(3))}. Commit,"
             " roll back or close it first."
+        )
+
+    # -- while the body of an answer is sent -----------------------------------------------------------------------
+
+    def _outermost_returned(self, error: BaseException | None) -> None:
+        """Once the outcome is settled a transaction protects nothing: it ends with the call that began it, as a plain read does."""
+        streams_rows = self._streams and error is None
+        super()._outermost_returned(error)
+        if self._pinned and not streams_rows and self._unit.settled and self._is_over():
+            self._end_read()
+
+    def _is_over(self) -> bool:
+        """Whether nobody needs the transaction any more: not its rows, nor a connection or a savepoint that was asked for."""
+        return (
+            self.is_active
+            and not self._explicit
+            and not self.in_nested_transaction()
+            and not self._streaming()
+            and self._rows_at_once
+            and self._supply.profile.reads_alone
+            and not streams(None, getattr(self, "execution_options", None))
         )
 
     # -- what SQLAlchemy tells -----------------------------------------------------------------------------------

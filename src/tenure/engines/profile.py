@@ -25,7 +25,8 @@ _BUFFERING: Final = frozenset(
         ("mysql", "mysqldb"),
     ]
 )
-PURPOSES: Final = ("read", "readonly", "write")  # a plain read in autocommit; a transaction that may not, or may, write
+# A plain read in autocommit; a transaction that may not write, for one call or for several; one that may.
+PURPOSES: Final = ("read", "readonly call", "readonly", "write")
 _UNDONE: Final = frozenset(["1213"])  # ER_LOCK_DEADLOCK
 # 25006 read_only_sql_transaction; MySQL 1792 ER_CANT_EXECUTE_IN_READ_ONLY_TRANSACTION; SQLITE_READONLY under PRAGMA query_only
 _REFUSED_WRITE: Final = frozenset(["25006", "1792", "SQLITE_READONLY"])
@@ -36,6 +37,7 @@ class Profile(NamedTuple):
 
     Attributes:
         reads_alone: Plain reads can run in autocommit, and their rows are in memory when ``execute()`` returns.
+        rows_at_once: The same holds for the rows of what is not streamed in a transaction; else for those of one call only.
         failure_spoils: A failed statement spoils its transaction, whose COMMIT is then a silent ROLLBACK (PostgreSQL).
         undone_by: Errors with which the server has rolled back the whole transaction; what follows would begin another (MySQL).
         takes_settings: The server has settings that end with the transaction (``SET LOCAL``).
@@ -50,6 +52,7 @@ class Profile(NamedTuple):
     """
 
     reads_alone: bool = False
+    rows_at_once: bool = True
     failure_spoils: bool = False
     undone_by: frozenset[str] = frozenset()
     takes_settings: bool = False
@@ -101,6 +104,7 @@ def _sqlite(engine: Engine) -> Profile:
         return Profile(isolation="SERIALIZABLE", readonly_on=query_only)
     return Profile(
         reads_alone=True,
+        rows_at_once=engine.dialect.is_async,
         isolation="SERIALIZABLE",
         switch=sqlite.switch,
         switch_back=sqlite.switch_back,

@@ -141,7 +141,7 @@ def switch(connection: PoolProxiedConnection, purpose: str) -> None:
     connection.info[_PURPOSE] = purpose
     driver: object = connection.dbapi_connection
     if isinstance(driver, BufferingConnection):
-        driver.buffering = purpose == "read"
+        driver.buffering = purpose in ("read", "readonly call")
 
 
 def switch_back(connection: Any, record: Any) -> None:

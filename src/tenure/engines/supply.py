@@ -24,6 +24,7 @@ class Terms(NamedTuple):
     isolation: str | None = None
     readonly: bool = False
     settings: Mapping[str, str] = MappingProxyType({})
+    one_call: bool = False  # it reads, and ends with the call that it begins in
 
 
 class Supply:
@@ -90,7 +91,8 @@ class Supply:
         undo: str | None = None
         try:
             if profile.switch is not None:
-                profile.switch(connection.connection, "readonly" if terms.readonly else "write")
+                purpose = "readonly call" if terms.one_call else "readonly" if terms.readonly else "write"
+                profile.switch(connection.connection, purpose)
             if options:
                 connection = connection.execution_options(**options)
             if terms.readonly and profile.readonly_on is not None:

@@ -128,11 +128,11 @@ class UnitSession(TransactionSession):
         self._explicit = True
         return connection
 
-    def bind_mapper(self, mapper: Any, bind: Any) -> NoReturn:  # noqa: ARG002 (as SQLAlchemy names them)
+    def bind_mapper(self, mapper: Any, bind: Any) -> NoReturn:  # noqa: ARG002  # noqa: ARG002 (as SQLAlchemy names them)
         """Refused: ``get_bind`` does not look at such binds, and the rows would go to the unit's database in silence."""
         self._refuse_bind("bind_mapper")
 
-    def bind_table(self, table: Any, bind: Any) -> NoReturn:  # noqa: ARG002 (as SQLAlchemy names them)
+    def bind_table(self, table: Any, bind: Any) -> NoReturn:  # noqa: ARG002  # noqa: ARG002 (as SQLAlchemy names them)
         """Refused, as ``bind_mapper``."""
         self._refuse_bind("bind_table")
 

@@ -21,6 +21,7 @@ __all__ = [
     "LostWork",
     "NoUnit",
     "NotOwner",
+    "PoolerRefused",
     "ReadOnlyUnit",
     "ReleaseRefused",
     "RollbackOnly",
@@ -127,6 +128,12 @@ class DatabaseClosed(TenureError):
     """A unit was opened after ``close()``."""
 
     slug = "database-closed"
+
+
+class PoolerRefused(TenureError):
+    """A statement behind a pooler would have left a setting, a lock or a subscription on a connection that others get next."""
+
+    slug = "pooler-refused"
 
 
 class CommitUnknown(TenureError):

@@ -6,6 +6,8 @@
 * MariaDB: the server at ``TENURE_TEST_MARIADB``, by default ``mysql://root@127.0.0.1:3306``. Each run makes a database
   with a name of its own there and drops it, so two runs at once never meet.
 
+* PgBouncer, in front of that PostgreSQL: the program of Debian's package, see `pgbouncer.py`.
+
 A test that needs a server which is not there is skipped, and the run ends with a line that says so. With
 ``TENURE_REQUIRE_SERVICES=1`` it fails instead.
 """
@@ -21,7 +23,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import NoReturn
 
+import pytest
 import sqlalchemy as sa
 from sqlalchemy.pool import NullPool
 
@@ -151,6 +155,22 @@ def server(dialect: str) -> Server:
     return found
 
 
+def found(dialect: str) -> Server:
+    """The server of *dialect*; without it the test that asks is skipped, or fails where it is `required`."""
+    try:
+        return server(dialect)
+    except ServerMissingError as error:
+        give_up(error)
+
+
+def give_up(error: ServerMissingError) -> NoReturn:
+    """Skip the test that needs a server which is not there, or fail it where that is `required`."""
+    if required():
+        pytest.fail(f"{error} (TENURE_REQUIRE_SERVICES is set)", pytrace=False)
+    skipped()[error.server] += 1
+    pytest.skip(str(error))
+
+
 def required() -> bool:
     """Whether a missing server is a failure, not a reason to skip."""
     return os.environ.get("TENURE_REQUIRE_SERVICES", "") not in ("", "0")
@@ -165,7 +185,7 @@ def stop_all() -> None:
     """End what this run has started. The next use starts anew."""
     servers = list(_run.servers.values())
     _run.servers.clear()
-    for started in servers:
+    for started in reversed(servers):  # what stands before a server was started after it
         if isinstance(started, Server):
             started.stop()
     if _run.folder is not None:
@@ -281,4 +301,10 @@ def _start_mariadb() -> Server:
     )
 
 
-_START = {"postgresql": _start_postgresql, "mysql": _start_mariadb}
+def _start_pgbouncer() -> Server:
+    from support import pgbouncer
+
+    return pgbouncer.start()
+
+
+_START = {"postgresql": _start_postgresql, "mysql": _start_mariadb, "pgbouncer": _start_pgbouncer}

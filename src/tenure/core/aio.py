@@ -147,6 +147,7 @@ class AsyncDatabase(BaseDatabase[AsyncSession]):
         hold: Hold = "auto",
         guards: Mapping[str, GuardMode] | GuardMode | None = None,
         session_options: Mapping[str, Any] | None = None,
+        pooler: str | None = None,
         finish_within: float = 10.0,
         **engine_options: Any,
     ) -> None:
@@ -157,9 +158,9 @@ class AsyncDatabase(BaseDatabase[AsyncSession]):
         if isinstance(url_or_engine, Engine):
             raise WrongDriver("an Engine was given to AsyncDatabase. Use Database, or create_async_engine().")
         if isinstance(url_or_engine, AsyncEngine):
-            engine = taken(url_or_engine, engine_options)
+            engine = taken(url_or_engine, engine_options, pooler)
         else:
-            engine = presets.make_async_engine(presets.parse(url_or_engine), engine_options)
+            engine = presets.make_async_engine(presets.parse(url_or_engine), engine_options, pooler)
         super().__init__(
             engine.sync_engine, name=name, isolation=isolation, hold=hold, guards=guards, session_options=session_options
         )

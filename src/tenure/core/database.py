@@ -145,6 +145,8 @@ class Database(BaseDatabase[Session]):
         guards: ``"off"``, ``"warn"`` or ``"raise"`` (default) for all guards, or a mapping from their slugs.
         session_options: Keyword arguments for every ``Session``, such as ``autoflush`` or ``info``. Default:
             ``expire_on_commit=False``.
+        pooler: ``"pgbouncer"`` where PgBouncer in transaction mode stands before the server: settings of the driver, and
+            ``PoolerRefused`` for what would be left on a connection. Default: none.
         engine_options: Passed to ``create_engine``; they go before the preset's.
 
     Raises:
@@ -166,17 +168,18 @@ class Database(BaseDatabase[Session]):
         hold: Hold = "auto",
         guards: Mapping[str, GuardMode] | GuardMode | None = None,
         session_options: Mapping[str, Any] | None = None,
+        pooler: str | None = None,
         **engine_options: Any,
     ) -> None:
         self._owns_engine = not isinstance(url_or_engine, Engine)
         if hasattr(url_or_engine, "sync_engine"):
             raise WrongDriver("an AsyncEngine was given to Database. Use AsyncDatabase.")
         if isinstance(url_or_engine, Engine):
-            engine = taken(url_or_engine, engine_options)
+            engine = taken(url_or_engine, engine_options, pooler)
             if engine.dialect.is_async:
                 raise WrongDriver(f"the engine's driver {engine.dialect.driver!r} is for asyncio. Use AsyncDatabase.")
         else:
-            engine = presets.make_engine(presets.parse(url_or_engine), engine_options)
+            engine = presets.make_engine(presets.parse(url_or_engine), engine_options, pooler)
         super().__init__(engine, name=name, isolation=isolation, hold=hold, guards=guards, session_options=session_options)
         self._anchor = presets.anchor(engine.url)
         self.engine: Engine = engine
@@ -277,8 +280,10 @@ def no_retry() -> UnsupportedCallable:
     )
 
 
-def taken(engine: Any, options: Mapping[str, Any]) -> Any:
+def taken(engine: Any, options: Mapping[str, Any], pooler: str | None = None) -> Any:
     """*engine*, which was made elsewhere, as it is; BadOption if it commits every statement, or *options* came with it."""
+    if pooler is not None:
+        raise BadOption(f"pooler={pooler!r} sets options of create_engine(), but an engine was given. Give its URL.")
     if options:
         raise BadOption(f"{min(options)}=… is an option of create_engine(), but an engine was given. Set it where that is made.")
     # Private: no public name tells what create_engine(isolation_level=…) was given. tests/core/test_options.py fails when it changes.

@@ -8,6 +8,7 @@ from sqlalchemy import create_engine
 from sqlalchemy.engine import URL, Engine, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
+from tenure.engines import pooler as poolers
 from tenure.exceptions import BadOption, WrongDriver
 
 if TYPE_CHECKING:
@@ -59,12 +60,12 @@ def parse(url: object) -> URL:
     return found
 
 
-def make_engine(url: URL, options: dict[str, Any]) -> Engine:
-    """A new engine for *url* under the preset of its database.
+def make_engine(url: URL, options: dict[str, Any], pooler: str | None = None) -> Engine:
+    """A new engine for *url* under the preset of its database, and of the *pooler* before it.
 
     Raises:
         WrongDriver: The driver of *url* is for asyncio.
-        BadOption: ``create_engine`` does not take one of *options*.
+        BadOption: ``create_engine`` does not take one of *options*, or the *pooler* does not go with *url*.
 
     """
     if url.get_dialect().is_async:
@@ -72,16 +73,16 @@ def make_engine(url: URL, options: dict[str, Any]) -> Engine:
         raise WrongDriver(
             f"{url.drivername!r} is a driver for asyncio. Use AsyncDatabase, or a driver that blocks, as {_BLOCKING.get(backend, backend)!r}."
         )
-    engine: Engine = _engine(create_engine, url, options)
+    engine: Engine = _engine(create_engine, url, options, pooler)
     return engine
 
 
-def make_async_engine(url: URL, options: dict[str, Any]) -> Any:
-    """A new ``AsyncEngine`` for *url* under the preset of its database.
+def make_async_engine(url: URL, options: dict[str, Any], pooler: str | None = None) -> Any:
+    """A new ``AsyncEngine`` for *url* under the preset of its database, and of the *pooler* before it.
 
     Raises:
         WrongDriver: The driver of *url* blocks.
-        BadOption: ``create_async_engine`` does not take one of *options*.
+        BadOption: ``create_async_engine`` does not take one of *options*, or the *pooler* does not go with *url*.
 
     """
     from sqlalchemy.ext.asyncio import create_async_engine
@@ -91,7 +92,7 @@ def make_async_engine(url: URL, options: dict[str, Any]) -> Any:
         raise WrongDriver(
             f"{url.drivername!r} is a driver that blocks. Use Database, or a driver for asyncio, as {_ASYNC.get(backend, backend)!r}."
         )
-    return _engine(create_async_engine, url, options)
+    return _engine(create_async_engine, url, options, pooler)
 
 
 _BLOCKING = {"postgresql": "postgresql+psycopg", "mysql": "mysql+pymysql", "mariadb": "mariadb+pymysql", "sqlite": "sqlite"}
@@ -112,8 +113,10 @@ def anchor(url: URL) -> sqlite3.Connection | None:
     return sqlite.anchor(url)
 
 
-def _engine(create: Any, url: URL, options: dict[str, Any]) -> Any:
+def _engine(create: Any, url: URL, options: dict[str, Any], pooler: str | None) -> Any:
     backend = url.get_backend_name()
+    if pooler is not None:
+        options = poolers.preset(pooler, url, options)
     refuse_autocommit(options.get("isolation_level"), options.get("execution_options"))
     preset = {"postgresql": postgresql, "mysql": mysql, "mariadb": mysql}.get(backend, dict)()
     if options.get("poolclass") is not None:
@@ -134,6 +137,8 @@ def _engine(create: Any, url: URL, options: dict[str, Any]) -> Any:
         from tenure.engines import sqlite
 
         sqlite.prepare(getattr(engine, "sync_engine", engine))
+    if pooler is not None:
+        poolers.watch(getattr(engine, "sync_engine", engine), pooler)
     return engine
 
 

@@ -14,6 +14,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import QueuePool
 
 from tenure.engines.ledger import Holder, Lease, Ledger
+from tenure.engines.pooler import explain
 from tenure.engines.profile import profile_of
 from tenure.exceptions import BadOption, DatabaseClosed, sqlstate
 
@@ -227,6 +228,7 @@ class Supply:
 
     def _statement_failed(self, context: Any) -> None:
         error = context.sqlalchemy_exception or context.original_exception
+        explain(error, self.engine)
         if not self.profile.failure_spoils and sqlstate(error) not in self.profile.undone_by:
             return
         if context.connection is not None and (lease := self.ledger.lease_on(context.connection)):

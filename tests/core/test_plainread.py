@@ -771,7 +771,7 @@ def _connection(driver):
 def test_the_answer_is_remembered_by_cache_key(monkeypatch):
     """R32: a statement of the same shape is looked at once; SQLAlchemy's private `_generate_cache_key` still gives its key."""
     reads, looked = PlainReads(sqlite.dialect()), []
-    monkeypatch.setattr(PlainReads, "_look", lambda self, statement: looked.append(statement) or True)
+    monkeypatch.setattr(PlainReads, "_look", lambda self, statement, **_: looked.append(statement) or True)
 
     for x in range(5):
         assert reads(sa.select(A).where(A.x == x))
@@ -843,3 +843,46 @@ def test_what_cannot_be_compiled_pins_and_is_not_remembered():
 
     assert not reads(sa.select(Strange()))
     assert not reads._answers
+
+
+# ----------------------------------------------------------------------------------- what a rollback would lose
+
+STORES_NOTHING = [
+    "SELECT 1",
+    "SELECT a FROM t FOR UPDATE",
+    "SELECT a FROM t FOR NO KEY UPDATE OF t SKIP LOCKED",
+    "SELECT a FROM t LOCK IN SHARE MODE",
+    "SELECT now(), current_timestamp, CAST('now' AS timestamp)",
+    "SELECT nextval('s'), pg_advisory_xact_lock(1), set_config('a.b', 'c', true)",
+]
+MAY_STORE = [
+    "UPDATE t SET a = 1",
+    "WITH x AS (UPDATE t SET a = 1 RETURNING a) SELECT a FROM x",
+    "WITH x AS (DELETE FROM t RETURNING a) SELECT a FROM x FOR UPDATE",
+    "SELECT a INTO b FROM t",
+    "SELECT charge(1)",
+    "SELECT pg_notify('a', 'b')",
+    "CALL charge(1)",
+    "LOCK TABLE t",
+    "SELECT 1; DELETE FROM t",
+    "NOTIFY a",
+]
+
+
+@pytest.mark.parametrize("sql", STORES_NOTHING)
+def test_what_a_rollback_loses_nothing_of(sql):
+    """R15: time, locks and sequences end with the transaction, and a statement of these alone is no lost work."""
+    assert READS["psycopg"].stores_nothing(sa.text(sql))
+    assert READS["psycopg"].stores_nothing(sa.text(sql))
+
+
+@pytest.mark.parametrize("sql", MAY_STORE)
+def test_what_a_rollback_may_lose(sql):
+    """R15: what may have stored something counts as work."""
+    assert not READS["psycopg"].stores_nothing(sa.text(sql))
+
+
+def test_what_is_not_a_select_may_be_lost():
+    """R15: a statement object that is no SELECT, and a connection that was asked for, count as work."""
+    for statement in (None, sa.func.now(), sa.insert(sa.table("t"))):
+        assert not READS["psycopg"].stores_nothing(statement)

@@ -175,13 +175,27 @@ def _sql(session):
     session.execute(text("INSERT INTO users (name, balance) VALUES ('ada', 0)"))
 
 
+def _sql_and_more(session):
+    session.execute(insert(User).values(name="ada"))
+    session.scalars(select(User.name)).all()
+
+
+def _unknown(session):
+    session.connection()
+
+
 @pytest.mark.parametrize(
     ("work", "said"),
     [
         (_unflushed, r"1 object not written yet"),
-        (_flushed, rf"work not committed, last flush\(\) at test_boundary.py:{_flushed.__code__.co_firstlineno + 2},"),
+        (_flushed, rf"work not committed, since flush\(\) at test_boundary.py:{_flushed.__code__.co_firstlineno + 2},"),
         (_committed_before, r"1 object not written yet"),
-        (_sql, rf"work not committed, last execute\(\) at test_boundary.py:{_sql.__code__.co_firstlineno + 1},"),
+        (
+            _sql_and_more,
+            rf"work not committed, since execute\(\) at test_boundary.py:{_sql_and_more.__code__.co_firstlineno + 1},",
+        ),
+        (_unknown, rf"work not committed, since connection\(\) at test_boundary.py:{_unknown.__code__.co_firstlineno + 1},"),
+        (_sql, rf"work not committed, since execute\(\) at test_boundary.py:{_sql.__code__.co_firstlineno + 1},"),
     ],
 )
 def test_lost_work_is_told_with_its_line(face, stored, told, caplog, *, work, said):
@@ -213,7 +227,20 @@ def _reads(session):
     session.scalars(select(User.name)).all()
 
 
-@pytest.mark.parametrize("work", [_commits, _rolls_back, _reads])
+def _asks(session):
+    session.execute(text("SELECT 1"))
+
+
+def _locks(session):
+    session.scalars(select(User.name).with_for_update()).all()
+
+
+def _reads_in_a_savepoint(session):
+    with session.begin_nested():
+        session.scalars(select(User.name)).all()
+
+
+@pytest.mark.parametrize("work", [_commits, _rolls_back, _reads, _asks, _locks, _reads_in_a_savepoint])
 def test_no_warning_where_nothing_is_lost(face, stored, told, work):
     """R15: what was committed, undone or only read is no lost work."""
     with request(face, commit="explicit") as begun:

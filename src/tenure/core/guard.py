@@ -38,7 +38,6 @@ class GuardedSession(HoldingSession):
     _lock: threading.Lock
     _identity: Callable[[], object]
     _turn: object = None  # the greenlet or thread that is in the session now
-    _operation = ""
     _since = 0.0
     _owner: Any = None  # the thread or task that worked here last
     # Weakly: when a thread ends whose greenlet is still known, greenlet searches all objects for whoever knows it.
@@ -46,7 +45,6 @@ class GuardedSession(HoldingSession):
     _opener: Any = None  # the thread or task that opened the unit
     _statement: Any = None
     sites: dict[type, Site | None]  # which line loaded a class last
-    _site: Site | None = None
     _last_call = False  # the unit ended while somebody else was in the session: they close it on leaving
 
     def _check(self) -> None:

@@ -13,6 +13,7 @@ from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.orm import SessionTransaction
 
+from tenure.callsite import Site
 from tenure.core.late import LateSession
 from tenure.core.options import strength
 from tenure.engines.ledger import Lease
@@ -30,6 +31,9 @@ class HoldingSession(LateSession):
     """A ``Session`` that asks ``Supply`` for its connection, statement by statement."""
 
     wrote = False  # something other than plain reads ran in the transaction that is, or was last, open
+    changed: tuple[str, Site | None] | None = None  # what first ran in it that a rollback may lose
+    _operation = ""  # the outermost call that is under way, or was the last
+    _site: Site | None = None  # and its line
     _unit_ref: Callable[[], BaseUnit[Any] | None]
     _supply: Supply
     _plain: PlainReads
@@ -76,7 +80,7 @@ class HoldingSession(LateSession):
         plain = not self._must_pin and self._plain(clause)
         if not plain:
             self._refuse_write(clause)
-            self.wrote = True
+            self._not_plain(clause)
         if not self._pinned:
             if not plain or self._streams or self._explicit or self.in_nested_transaction() or self._is_classic():
                 self._pin()
@@ -91,7 +95,12 @@ class HoldingSession(LateSession):
         self.join_transaction_mode = "conditional_savepoint"  # SQLAlchemy's default: a transaction that was open stays so
         if self._must_pin or not self._plain(clause):
             self._refuse_write(clause)
-            self.wrote = True
+            self._not_plain(clause)
+
+    def _not_plain(self, clause: Any) -> None:
+        self.wrote = True
+        if self.changed is None and (self._must_pin or not self._plain.stores_nothing(clause)):
+            self.changed = self._operation, self._site
 
     def _is_classic(self) -> bool:
         """Whether this unit is a transaction from its first statement on."""

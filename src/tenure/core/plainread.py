@@ -127,6 +127,16 @@ CLOCK: Final = _words(
     utc_timestamp
     """
 )
+# Functions that pin a connection, and leave nothing behind that a COMMIT would store: time, locks, sequences, settings.
+TRANSIENT: Final = _words(
+    """
+    connection_id current_schema current_setting currval database found_rows get_lock is_free_lock is_used_lock last_insert_id lastval
+    nextval now pg_advisory_lock pg_advisory_lock_shared pg_advisory_unlock pg_advisory_unlock_shared pg_advisory_xact_lock
+    pg_advisory_xact_lock_shared pg_backend_pid pg_current_xact_id pg_is_in_recovery pg_sleep pg_try_advisory_lock
+    pg_try_advisory_lock_shared pg_try_advisory_xact_lock pg_try_advisory_xact_lock_shared release_lock schema set_config sleep
+    sysdate timeofday transaction_timestamp txid_current user
+    """
+)
 _STATEMENT_TIME: Final = frozenset(["mysql", "sqlite"])
 
 # Compiled when first asked for: that would be a tenth of what `import tenure` takes.
@@ -145,17 +155,20 @@ _TIMES: Final = r"(?i)\b(?:now|today|tomorrow|yesterday)\b"
 _REMEMBERED: Final = 2000  # cache keys; SQLAlchemy's own compiled cache holds 500 for each engine
 
 
-def is_plain_sql(sql: str, dialect: str) -> bool:
+def is_plain_sql(sql: str, dialect: str, *, transient: bool = False) -> bool:
     """Whether *sql* is one SELECT that calls nothing but harmless functions and neither locks nor writes.
 
     Args:
         sql: The statement, as the server gets it.
         dialect: The server's language, by SQLAlchemy's name.
+        transient: Let pass what ends with the transaction and stores nothing: its locks, its time.
 
     """
     language = "mysql" if dialect == "mariadb" else dialect
     harmless = HARMLESS.get(language, frozenset())
-    by_statement = language in _STATEMENT_TIME
+    if transient:
+        harmless |= TRANSIENT
+    by_statement = transient or language in _STATEMENT_TIME
     before, last, kind = "", "", ""  # the two tokens before this one, and what the last one is
     for found in re.finditer(_LEXEMES, sql, re.VERBOSE):
         last_kind, kind, part = kind, str(found.lastgroup), found.group()
@@ -165,11 +178,12 @@ def is_plain_sql(sql: str, dialect: str) -> bool:
             return False
         if kind == "word":
             part = part.lower()
-            if last not in (".", "as") and (part in TELLTALE or (part in CLOCK and not by_statement)):
+            locks = transient and (part == "lock" or last in ("for", "key"))
+            if last not in (".", "as") and not locks and (part in TELLTALE or (part in CLOCK and not by_statement)):
                 return False
-            if part in SEQUENCES:
+            if part in SEQUENCES and not transient:
                 return False
-        if last == "for" and before not in (".", "as") and kind in ("word", "quoted"):
+        if last == "for" and not transient and before not in (".", "as") and kind in ("word", "quoted"):
             return False  # FOR UPDATE, FOR SHARE, NEXT VALUE FOR; not SUBSTRING(a FROM 1 FOR 3)
         if not last and part not in ("select", "with", "("):
             return False
@@ -238,8 +252,8 @@ class PlainReads:
             return False
         return isinstance(statement, (TextClause, TextualSelect)) or bool(getattr(statement, "is_from_statement", False))
 
-    def _learn(self, key: Any, statement: Any) -> bool:
-        answer = self._look(statement)
+    def _learn(self, key: Any, statement: Any, *, transient: bool = False) -> bool:
+        answer = self._look(statement, transient=transient)
         if answer is None:
             return False
         with self._lock:
@@ -248,12 +262,22 @@ class PlainReads:
             self._answers[key] = answer
         return answer
 
-    def _look(self, statement: Any) -> bool | None:
+    def _look(self, statement: Any, *, transient: bool = False) -> bool | None:
         try:
             sql = str(statement.compile(dialect=self._dialect))
         except Exception:  # what cannot be compiled cannot be run: SQLAlchemy says so itself, in its own words and place
             return None
-        return is_plain_sql(sql, self._dialect.name)
+        return is_plain_sql(sql, self._dialect.name, transient=transient)
+
+    def stores_nothing(self, statement: object) -> bool:
+        """Whether *statement*, which is no plain read, surely leaves nothing that a rollback would lose, as ``FOR UPDATE`` does."""
+        if not isinstance(statement, (Select, CompoundSelect, TextClause, TextualSelect)):
+            return False
+        key = statement._generate_cache_key()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - as above
+        if key is None:
+            return bool(self._look(statement, transient=True))
+        answer = self._answers.get(("transient", key.key))
+        return self._learn(("transient", key.key), statement, transient=True) if answer is None else answer
 
     def is_plain_text(self, sql: str) -> bool:
         """Whether raw *sql* is a plain read, for the one place that must know: a read-only part of a writing unit."""

@@ -213,9 +213,13 @@ class TransactionSession(ReadOnlySession):
         count = len(self.new) + len(self.deleted) + sum(1 for one in self.dirty if self.is_modified(one))
         if count:
             return f"{count} object{'s' * (count > 1)} not written yet"
-        if self.wrote and (self._pinned or self._explicit) and not self._unit.readonly:
-            return f"work not committed, last {self._operation}() at {words(self._site)},"
+        if self.changed is not None and self._in_use() and not self._unit.readonly:
+            operation, site = self.changed
+            return f"work not committed, since {operation}() at {words(site)},"
         return None
+
+    def _in_use(self) -> bool:
+        return self._pinned or self._explicit
 
     def release(self) -> None:
         """Give the connection back now.
@@ -226,6 +230,8 @@ class TransactionSession(ReadOnlySession):
         """
         if (unsaved := self.unsaved()) or self.in_nested_transaction():
             self._refuse_release(unsaved or "an open savepoint")
+        if self.wrote and self._in_use() and not self._unit.readonly:
+            self._refuse_release("a transaction open, which may hold locks,")
         if self._streaming():
             self._refuse_release("a stream of rows that is not closed")
         self._check()
@@ -299,7 +305,7 @@ class TransactionSession(ReadOnlySession):
         if self._unit.ending:
             return  # the unit's end runs the hooks, once the session is closed
         self._unit.checkpoint(outcome)
-        self.wrote = False
+        self.wrote, self.changed = False, None
         if self._turn is None:  # ``with session.begin():`` comes by no other way
             self._run_due()
 

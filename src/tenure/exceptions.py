@@ -170,8 +170,10 @@ def annotate(error: BaseException, note: str) -> None:
 def sqlstate(error: BaseException) -> str | None:
     """The SQLSTATE (five characters) or the MySQL error number of a database error, if its driver gives one."""
     origin = error.orig if isinstance(error, DBAPIError) else error
+    args = getattr(origin, "args", ())
+    if args and isinstance(args[0], int):  # MySQL: newer drivers give an SQLSTATE as well, which says less
+        return str(args[0])
     for name in ("sqlstate", "pgcode", "sqlite_errorname"):
         if value := getattr(origin, name, None):
             return str(value)
-    args = getattr(origin, "args", ())
-    return str(args[0]) if args and isinstance(args[0], int) else None
+    return None

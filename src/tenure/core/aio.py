@@ -147,6 +147,7 @@ class AsyncDatabase(BaseDatabase[AsyncSession]):
         hold: Hold = "auto",
         guards: Mapping[str, GuardMode] | GuardMode | None = None,
         session_options: Mapping[str, Any] | None = None,
+        liveness: float | None = 30.0,
         pooler: str | None = None,
         finish_within: float = 10.0,
         **engine_options: Any,
@@ -162,7 +163,13 @@ class AsyncDatabase(BaseDatabase[AsyncSession]):
         else:
             engine = presets.make_async_engine(presets.parse(url_or_engine), engine_options, pooler)
         super().__init__(
-            engine.sync_engine, name=name, isolation=isolation, hold=hold, guards=guards, session_options=session_options
+            engine.sync_engine,
+            name=name,
+            isolation=isolation,
+            hold=hold,
+            guards=guards,
+            session_options=session_options,
+            liveness=liveness,
         )
         self._anchor = presets.anchor(engine.url)
         self._finish_within = finish_within

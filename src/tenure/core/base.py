@@ -64,13 +64,16 @@ class BaseDatabase(Generic[S]):
         hold: Hold,
         guards: Mapping[str, GuardMode] | GuardMode | None,
         session_options: Mapping[str, Any] | None,
+        liveness: float | None,
     ) -> None:
+        if liveness is not None:
+            opts.check_seconds("liveness", liveness)
         defaults = UnitOptions(isolation=isolation, hold=hold, name=name)
         self.name = name or "main"
         self.hold: Hold = hold
         self.isolation = defaults.isolation
         self.modes = opts.guard_modes(guards)
-        self.supply = Supply(engine, self.name)
+        self.supply = Supply(engine, self.name, liveness)
         self.plain = PlainReads(engine.dialect)
         self.current_place = Current(self.name)
         self.session_options = _session_options(session_options)

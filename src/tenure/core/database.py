@@ -147,6 +147,8 @@ class Database(BaseDatabase[Session]):
             ``expire_on_commit=False``.
         pooler: ``"pgbouncer"`` where PgBouncer in transaction mode stands before the server: settings of the driver, and
             ``PoolerRefused`` for what would be left on a connection. Default: none.
+        liveness: A connection that rested in the pool for longer is asked whether it is alive, in seconds. Default 30.0; 0 asks every
+            time, None never. One that the server has closed is replaced in any case, without asking.
         engine_options: Passed to ``create_engine``; they go before the preset's.
 
     Raises:
@@ -168,6 +170,7 @@ class Database(BaseDatabase[Session]):
         hold: Hold = "auto",
         guards: Mapping[str, GuardMode] | GuardMode | None = None,
         session_options: Mapping[str, Any] | None = None,
+        liveness: float | None = 30.0,
         pooler: str | None = None,
         **engine_options: Any,
     ) -> None:
@@ -180,7 +183,9 @@ class Database(BaseDatabase[Session]):
                 raise WrongDriver(f"the engine's driver {engine.dialect.driver!r} is for asyncio. Use AsyncDatabase.")
         else:
             engine = presets.make_engine(presets.parse(url_or_engine), engine_options, pooler)
-        super().__init__(engine, name=name, isolation=isolation, hold=hold, guards=guards, session_options=session_options)
+        super().__init__(
+            engine, name=name, isolation=isolation, hold=hold, guards=guards, session_options=session_options, liveness=liveness
+        )
         self._anchor = presets.anchor(engine.url)
         self.engine: Engine = engine
         self.unit = UnitFactory(self)

@@ -24,7 +24,7 @@ from tenure.core.guard import describe, identities
 from tenure.core.hold import streams
 from tenure.core.plan import Outcome
 from tenure.core.transaction import TransactionSession
-from tenure.exceptions import BadOption
+from tenure.exceptions import BadOption, annotate
 
 if TYPE_CHECKING:
     from tenure.core.unit import BaseUnit
@@ -189,6 +189,9 @@ class UnitSession(TransactionSession):
     def statement_failed(self, error: BaseException) -> None:
         if self._pinned and not self._unit.ending and not self._unit.readonly:
             self._unit.failed(error, self._site)
+
+    def connection_lost(self, error: BaseException) -> None:
+        annotate(error, self._unit.lost())
 
 
 class AsyncioUnitSession(UnitSession):

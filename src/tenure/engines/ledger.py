@@ -32,6 +32,9 @@ class Holder(Protocol):
     def statement_failed(self, error: BaseException) -> None:
         """A statement failed on the connection, and its transaction can no longer be committed."""
 
+    def connection_lost(self, error: BaseException) -> None:
+        """The connection was lost in a statement that is no COMMIT; *error* is about to be raised."""
+
 
 class Lease:
     """The time for which a holder has a connection.

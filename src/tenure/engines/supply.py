@@ -14,6 +14,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import QueuePool
 
 from tenure.engines.ledger import Holder, Lease, Ledger
+from tenure.engines.liveness import Liveness, only_ours
 from tenure.engines.pooler import explain
 from tenure.engines.profile import profile_of
 from tenure.exceptions import BadOption, DatabaseClosed, sqlstate
@@ -34,14 +35,16 @@ class Supply:
     Args:
         engine: Taken as it is, its own events included.
         name: The database's name, as errors show it.
+        liveness: A pooled connection that rested longer is asked whether it is alive, in seconds; None never asks.
 
     """
 
-    def __init__(self, engine: Engine, name: str) -> None:
+    def __init__(self, engine: Engine, name: str, liveness: float | None = 30.0) -> None:
         self.engine = engine
         self.name = name
         self.profile = profile_of(engine)
         self.ledger = Ledger()
+        self.liveness = Liveness(engine, self.ledger, liveness)
         self.closed = False
         self.peak = 0
         self._failures_count = self.profile.failure_spoils or bool(self.profile.undone_by)
@@ -77,7 +80,7 @@ class Supply:
 
     def _is_listened_to(self) -> bool:
         heard = self.engine.dispatch
-        return bool(heard.begin or heard.engine_connect or self.engine.pool.dispatch.checkout)
+        return bool(heard.begin or heard.engine_connect or not only_ours(self.engine.pool.dispatch.checkout))
 
     def transact(self, holder: Holder, terms: Terms) -> Lease:
         """A connection on which a transaction is to begin on *terms*."""
@@ -168,6 +171,7 @@ class Supply:
         """Refuse every further connection."""
         if not self.closed:
             self.closed = True
+            self.liveness.close()
             if self._failures_count:
                 event.remove(self.engine, "handle_error", self._statement_failed)
 

@@ -58,7 +58,7 @@ check: $(DEV) ## lint, format, types, who imports whom, and the examples in the 
 .PHONY: test-lowest
 test-lowest: $(LOWEST) ## the core tests on the oldest supported versions
 	@.venv-lowest/bin/python -m pip list --format=freeze | grep -iE '^(sqlalchemy|greenlet|psycopg|asyncpg|aiosqlite|pymysql|aiomysql|asyncmy|web.py)=='
-	@.venv-lowest/bin/pytest $(CORE_TESTS) $(ARGS)
+	@.venv-lowest/bin/pytest -n auto $(CORE_TESTS) $(ARGS)
 
 .PHONY: test-versions
 test-versions: ## the core tests on each newer Python that this machine has
@@ -67,7 +67,7 @@ test-versions: ## the core tests on each newer Python that this machine has
 	  if tools/find-python $$version >/dev/null; then \
 	    $(MAKE) .venv-$$version/stamp; \
 	    echo "== $$(.venv-$$version/bin/python --version)"; \
-	    .venv-$$version/bin/pytest tests/core $(ARGS); \
+	    .venv-$$version/bin/pytest -n auto tests/core $(ARGS); \
 	  else missing="$$missing $$version"; fi; \
 	done; \
 	if [ -n "$$missing" ]; then echo "!! NOT TESTED, because this machine does not have it: Python$$missing"; fi

@@ -716,7 +716,8 @@ def test_harmless_on_mariadb():
 
 def test_harmless_on_sqlite():
     """R33: of SQLite's own functions those that tell of the connection's past, or reach out of the database, are not harmless."""
-    own = {row[0] for row in sqlite3.connect(":memory:").execute("SELECT name FROM pragma_function_list WHERE builtin = 1")}
+    with contextlib.closing(sqlite3.connect(":memory:")) as connection:
+        own = {row[0] for row in connection.execute("SELECT name FROM pragma_function_list WHERE builtin = 1")}
     odd = {name for name in own if name.isidentifier()} - HARMLESS["sqlite"]
 
     assert {"changes", "last_insert_rowid", "load_extension", "total_changes"} <= odd

@@ -92,10 +92,17 @@ def of_error(error: BaseException) -> Site | None:
     trace: TracebackType | None = error.__traceback__
     while trace is not None:
         code = trace.tb_frame.f_code
-        if _is_users(code):
+        if _is_users(code) and not _is_generated(trace.tb_frame):
             found = (code, trace.tb_lineno)
         trace = trace.tb_next
     return found
+
+
+def _is_generated(frame: FrameType) -> bool:
+    """Whether *frame* is code that was made from text for tenure or SQLAlchemy, as the ``__init__`` of a dataclass is."""
+    if frame.f_code.co_filename != "<string>":  # which is where the program of ``python -c`` is, too
+        return False
+    return str(frame.f_globals.get("__name__")).partition(".")[0] in ("tenure", "sqlalchemy")
 
 
 def of_task(task: Any) -> Site | None:

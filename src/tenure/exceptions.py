@@ -9,7 +9,7 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import ClassVar
 
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, StatementError
 
 __all__ = [
     "BadOption",
@@ -151,7 +151,7 @@ class LostWork(TenureError):
 def brief(error: BaseException) -> str:
     """*error* in a few words that hold no statement, parameter or password: a database error is its class and SQLSTATE."""
     kind = type(error).__name__
-    if isinstance(error, DBAPIError):
+    if isinstance(error, StatementError):  # DBAPIError, or a value that could not be bound: both show statement and parameters
         code = sqlstate(error)
         return f"{kind} {code}" if code else kind
     try:

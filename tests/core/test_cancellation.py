@@ -25,10 +25,12 @@ def _before(package, *wanted):
 
 
 loses_places = pytest.mark.skipif(
-    _before("sqlalchemy", 2, 0, 55), reason="before 2.0.55 SQLAlchemy's pool loses the place of a connection whose close is cancelled"
+    _before("sqlalchemy", 2, 0, 55),
+    reason="before 2.0.55 SQLAlchemy's pool loses the place of a connection whose close is cancelled",
 )
 drops_connections = pytest.mark.skipif(
-    _before("aiosqlite", 0, 22) or _before("asyncpg", 0, 30), reason="older drivers drop a connection that is cancelled on its way"
+    _before("aiosqlite", 0, 22) or _before("asyncpg", 0, 30),
+    reason="older drivers drop a connection that is cancelled on its way",
 )
 
 

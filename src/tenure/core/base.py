@@ -262,7 +262,7 @@ class BaseDatabase(Generic[S]):
             unit.failed(verdict.error)
         unit.close(verdict.outcome, verdict.error, site)
         if verdict.trouble is not None:
-            events.tell(events.EndTroubled(self.name, unit.name, verdict.outcome, verdict.trouble))
+            events.tell(events.EndTroubled(self.name, unit.name, unit.site, verdict.outcome, verdict.trouble))
         if verdict.error is not None and not isinstance(verdict.error, Exception):
             attach(verdict.error, verdict.outcome)
         return hooks

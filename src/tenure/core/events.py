@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 from typing import Final, NamedTuple, Protocol, TypeAlias
 
-from tenure.callsite import Site
+from tenure.callsite import Site, of_error, words
 from tenure.core.plan import Outcome
+from tenure.exceptions import brief
 
 _log: Final = logging.getLogger("tenure")
 
@@ -48,6 +49,7 @@ class EndTroubled(NamedTuple):
 
     database: str
     unit: str
+    site: Site | None
     outcome: Outcome
     error: BaseException
 
@@ -118,13 +120,19 @@ def tell(event: Event) -> None:
         if _wants(reader, type(event)):
             try:
                 reader(event)
-            except Exception:  # a reader is somebody else's code; what it raises must not reach the unit
-                _log.exception("tenure: the event reader %r failed", reader)
+            except Exception as error:  # a reader is somebody else's code; what it raises must not reach the unit
+                _say_failed(reader, error)
 
 
 def _wants(reader: Reader, kind: type[Event]) -> bool:
     try:
         return reader.wants(kind)
-    except Exception:  # as in tell()
-        _log.exception("tenure: the event reader %r failed", reader)
+    except Exception as error:  # as in tell()
+        _say_failed(reader, error)
         return False
+
+
+def _say_failed(reader: Reader, error: Exception) -> None:
+    # Not with its traceback: that goes on with the error of the unit, which shows statements and their parameters.
+    site = words(of_error(error))
+    _log.error("tenure: the event reader %s failed (%s): %s. [reader-failed]", type(reader).__qualname__, site, brief(error))

@@ -13,6 +13,7 @@ from tenure import callsite
 from tenure.callsite import Site, greenlet_finder, words
 from tenure.core.current import found_at, innermost_open
 from tenure.core.hold import HoldingSession
+from tenure.engines.masked import masked
 from tenure.exceptions import ConcurrentUse, ForeignContext, UnitEnded, annotate
 
 if TYPE_CHECKING:
@@ -148,7 +149,7 @@ class GuardedSession(HoldingSession):
         self.sites[getattr(mapper, "class_", mapper)] = self._site
 
     def holding(self) -> tuple[str, Site | None, str, str | None, bool]:
-        statement = None if self._statement is None else str(self._statement)
+        statement = None if self._statement is None else masked(str(self._statement), self._supply.engine.dialect.name)
         return self._unit.name, self._unit.site, describe(self._owner), statement, self._turn is not None
 
     def owner_is_gone(self) -> bool:

@@ -19,7 +19,7 @@ class Holder(Protocol):
     """What the ledger asks about whoever holds a connection."""
 
     def holding(self) -> tuple[str, Site | None, str, str | None, bool]:
-        """Name and line of the unit, thread or task, the last statement without parameters, whether a statement is running."""
+        """Name and line of the unit, thread or task, the last statement without values, whether a statement is running."""
         ...
 
     def owner_is_gone(self) -> bool:
@@ -66,7 +66,7 @@ class HolderReport(NamedTuple):
         site: Where it was opened, as ``orders.py:12``.
         owner: Thread or task that works in it.
         age: Seconds since the connection was taken.
-        statement: The last statement, without parameters.
+        statement: The last statement, without its values: parameters by name, ``?`` for literals, no comments.
         running: Whether a statement is running now.
 
     """

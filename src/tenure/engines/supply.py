@@ -13,6 +13,7 @@ from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import QueuePool
 
+from tenure.callsite import here, words
 from tenure.engines.ledger import Holder, Lease, Ledger
 from tenure.engines.liveness import Liveness, only_ours
 from tenure.engines.pooler import explain
@@ -177,7 +178,9 @@ class Supply:
 
     def _connect(self, engine: Engine) -> Connection:
         if self.closed:
-            raise DatabaseClosed(f"{self.name!r} was closed. Make a new Database, or close this one later.")
+            raise DatabaseClosed(
+                f"{self.name!r} was closed before its use at {words(here(2))}. Make a new Database, or close this one later."
+            )
         if (out := self.out()) >= self.peak:  # never more than the capacity, which then needs not be asked
             capacity = self.capacity()
             if capacity is not None and out >= capacity:

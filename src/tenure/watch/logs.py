@@ -48,7 +48,8 @@ def _line(event: events.Event) -> str:
                 f" ({event.outcome.value}), which stands: {brief(event.error)}. [hook-failed]"
             )
         case events.EndTroubled():
-            return f"closing {event.unit!r} failed after it was {event.outcome.value}: {brief(event.error)}. [close-failed]"
+            opened = f"{event.unit!r} ({words(event.site)})"
+            return f"closing {opened} failed after it was {event.outcome.value}: {brief(event.error)}. [close-failed]"
         case events.Retried():
             return f"{event.unit!r} runs again as attempt {event.attempt} in {event.wait * 1000:.0f} ms: {brief(event.error)}"
         case events.UnitLeaked():

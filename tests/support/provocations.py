@@ -1,0 +1,324 @@
+"""One way to provoke each error and warning of tenure, for the tests that look at what they say.
+
+A provocation is written as a user would come by the message, and goes by its slug::
+
+    @provokes("not-owner")
+    async def _(face): ...
+
+It raises the error, or leaves it to the log. Its face has a pool of one connection. Where it can, the statements of a provocation
+hold `VALUE`, as a parameter and as a literal: no message may show it. A message that another test provokes is named in `ELSEWHERE`.
+"""
+
+import asyncio
+import contextlib
+import contextvars
+import gc
+import threading
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import event, select, text
+
+from tenure.engines import pooler
+from tenure.exceptions import TenureError
+
+from support.models import Order, User
+from support.probe import outside
+
+VALUE = "patient-0815"
+LITERAL = text(f"SELECT id FROM users WHERE name = '{VALUE}'")
+
+Provocation = Callable[[Any], Awaitable[None]]
+
+
+@dataclass(frozen=True)
+class Provoked:
+    """How a message is provoked, and on which faces and databases that can be done."""
+
+    run: Provocation
+    faces: tuple[str, ...]
+    dialects: tuple[str, ...]
+    names_no_line: bool
+    """Raised by the very call that it is about, mostly at import: its traceback ends at the user's line."""
+
+    def lines(self) -> range:
+        """The lines of the provocation."""
+        code = self.run.__code__
+        return range(code.co_firstlineno, max(line for _, _, line in _positions(code) if line) + 1)
+
+
+PROVOCATIONS: dict[str, Provoked] = {}
+
+ELSEWHERE: dict[str, str] = {}
+"""Slug and test, as ``tests/engines/test_admission.py::test_name``, of what is provoked where it can be provoked best."""
+
+
+def provokes(
+    slug: str,
+    *,
+    faces: tuple[str, ...] = ("sync", "async"),
+    dialects: tuple[str, ...] = ("sqlite", "postgresql"),
+    names_no_line: bool = False,
+) -> Callable[[Provocation], Provocation]:
+    def note(run: Provocation) -> Provocation:
+        assert slug not in PROVOCATIONS, slug
+        PROVOCATIONS[slug] = Provoked(run, faces, dialects, names_no_line)
+        return run
+
+    return note
+
+
+def _positions(code: Any) -> Any:
+    yield from code.co_lines()
+    for constant in code.co_consts:
+        if hasattr(constant, "co_lines"):
+            yield from _positions(constant)
+
+
+async def provoke(provoked: Provoked, face: Any, records: list[Any]) -> tuple[BaseException | None, str]:
+    """What the provocation raised, and its text: of tenure's error, of its note on another's, or of its line in the log."""
+    try:
+        await provoked.run(face)
+    except TenureError as error:
+        return error, str(error)
+    except Exception as error:
+        return error, getattr(error, "__notes__", [""])[-1]
+    said = [record.getMessage() for record in records if record.name == "tenure" and record.levelname in ("WARNING", "ERROR")]
+    assert len(said) == 1, said
+    return None, said[0]
+
+
+async def write(session: Any) -> None:
+    """A row with the value, and a look at it."""
+    session.add(User(name=VALUE))
+    await session.flush()
+    await session.execute(LITERAL)
+
+
+# ------------------------------------------------------------------------------------- who may do what, and when
+
+
+@provokes("no-unit")
+async def _(face):
+    face.session.add(User(name=VALUE))
+
+
+@provokes("unexpected-unit")
+async def _(face):
+    async with face.unit(), face.unit(propagation="never"):
+        pass
+
+
+@provokes("join-refused")
+async def _(face):
+    async with face.unit() as session:
+        await write(session)
+        async with face.unit(hold="transaction"):
+            pass
+
+
+@provokes("unit-ended")
+async def _(face):
+    async with face.unit() as session:
+        await write(session)
+    await session.scalars(select(User).where(User.name == VALUE))
+
+
+@provokes("foreign-context")
+async def _(face):
+    async def use():
+        await session.scalars(select(User).where(User.name == VALUE))
+
+    async with face.unit() as session:
+        await write(session)
+        await face.spawn(use, inherit=False)
+
+
+@provokes("concurrent-use")
+async def _(face):
+    caught = []
+
+    async def second():
+        try:
+            await session.execute(LITERAL)
+        except TenureError as error:
+            caught.append(error)
+
+    def meanwhile(*_):
+        if face.is_async:
+            sa.util.await_only(asyncio.create_task(second()))
+        else:
+            thread = threading.Thread(target=contextvars.copy_context().run, args=(face.run, second()))
+            thread.start()
+            thread.join()
+
+    async with face.unit() as session:
+        event.listen(face.sync_engine, "before_cursor_execute", meanwhile)
+        await session.scalar(select(User.id).where(User.name == VALUE))
+        event.remove(face.sync_engine, "before_cursor_execute", meanwhile)
+    raise caught[0]
+
+
+@provokes("not-owner")
+async def _(face):
+    async with face.unit() as session:
+        await write(session)
+        async with face.unit():
+            await session.commit()
+
+
+@provokes("read-only-unit")
+async def _(face):
+    async with face.unit(readonly=True) as session:
+        await session.execute(LITERAL)
+        await session.execute(text(f"UPDATE users SET balance = 1 WHERE name = '{VALUE}'"))
+
+
+@provokes("release-refused")
+async def _(face):
+    async with face.unit() as session:
+        await write(session)
+        released = face.current.release()
+        if face.is_async:
+            await released
+
+
+# ------------------------------------------------------------------------------------- how it ends
+
+
+@provokes("rollback-only")
+async def _(face):
+    async with face.unit() as session:
+        await write(session)
+        with contextlib.suppress(sa.exc.IntegrityError):
+            await write(session)
+
+
+@provokes("commit-unknown", dialects=("postgresql",))
+async def _(face):
+    backend = []
+
+    def lost(connection):
+        outside(face, f"SELECT pg_terminate_backend({backend[0]}, 5000)")
+
+    async with face.unit() as session:
+        await write(session)
+        backend.append(await session.scalar(text("SELECT pg_backend_pid()")))
+        event.listen(face.sync_engine, "commit", lost)
+
+
+@provokes("hook-failed")
+async def _(face):
+    async def work(session):
+        session.add(User(name=VALUE))
+        await session.flush()
+
+    async with face.unit() as session:
+        await write(session)
+        face.db.on_commit(face.decorated(work).target)
+
+
+@provokes("close-failed")
+async def _(face):
+    def fail(*_):
+        raise sa.exc.IntegrityError(f"INSERT INTO users VALUES ('{VALUE}')", {"name": VALUE}, Exception(VALUE))
+
+    async with face.unit() as session:
+        event.listen(getattr(session.raw, "sync_session", session.raw), "persistent_to_detached", fail)
+        user = User(name=VALUE)
+        session.add(user)
+
+
+@provokes("leaked-unit")
+async def _(face):
+    kept = []
+
+    async def leave_open():
+        kept.append(face.unit())
+        await write(await kept[0].__aenter__())
+
+    await face.spawn(leave_open, inherit=False)
+    async with face.unit() as session:
+        await session.execute(LITERAL)
+    kept.clear()
+    gc.collect()
+
+
+@provokes("lost-work", faces=("sync",))
+async def _(face):
+    from tenure.web.boundary import BlockingBoundary, BlockingRequest
+
+    begun = BlockingRequest(BlockingBoundary(face.db, commit="explicit"), "POST /users")
+    try:
+        await write(face.session)
+        begun.settle(200)
+    finally:
+        begun.finish()
+        begun.leave(begun.token)
+
+
+@provokes("detached")
+async def _(face):
+    async with face.unit() as session:
+        await write(session)
+        session.expunge_all()
+        user = await session.scalar(select(User).where(User.name == VALUE))
+    _ = user.orders
+
+
+@provokes("reader-failed")
+async def _(face):
+    from support.probe import reading
+
+    class Reader:
+        def wants(self, kind):
+            return True
+
+        def __call__(self, event):
+            raise ZeroDivisionError
+
+    async def twice(session):
+        await write(session)
+        await write(session)
+
+    with reading(Reader()), contextlib.suppress(sa.exc.IntegrityError):
+        await face.decorated(twice)()
+
+
+# ------------------------------------------------------------------------------------- how it is set up
+
+
+@provokes("pooler-refused", dialects=("postgresql",))
+async def _(face):
+    pooler.watch(face.sync_engine, "pgbouncer")
+    async with face.unit() as session:
+        await session.execute(text(f"SET application_name = '{VALUE}'"))
+
+
+@provokes("bad-option", names_no_line=True)
+async def _(face):
+    face.db.unit(isolation="READ COMITTED")
+
+
+@provokes("wrong-driver", names_no_line=True)
+async def _(face):
+    other = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg"}
+    if face.is_async:
+        other = {"sqlite": "sqlite", "postgresql": "postgresql+psycopg2"}
+    type(face.db)(face.db.engine.url.set(drivername=other[face.dialect]))
+
+
+@provokes("unsupported-callable")
+async def _(face):
+    @face.db.unit
+    def rows(session):
+        yield from session.scalars(select(Order))
+
+
+@provokes("database-closed")
+async def _(face):
+    await face.close()
+    async with face.unit() as session:
+        await session.execute(LITERAL)

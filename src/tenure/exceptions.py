@@ -21,6 +21,7 @@ __all__ = [
     "LostWork",
     "NoUnit",
     "NotOwner",
+    "OutcomeSettled",
     "PoolerRefused",
     "ReadOnlyUnit",
     "ReleaseRefused",
@@ -92,6 +93,12 @@ class JoinRefused(TenureError):
     """A unit asked, on joining, for more than the unit around it gives."""
 
     slug = "join-refused"
+
+
+class OutcomeSettled(TenureError):
+    """``rollback_only()`` came after the unit's work had been committed, as while the body of a response is sent."""
+
+    slug = "outcome-settled"
 
 
 class UnexpectedUnit(TenureError):

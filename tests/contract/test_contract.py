@@ -350,7 +350,7 @@ def test_a_body_that_opens_the_unit_late_may_not_write_either(face, serve, store
     message = serve(face, {"/": probe}).get().text
 
     assert re.search(rf"INSERT at {HERE} after the answer of 'GET /' \({HERE}\) had been settled", message)
-    assert (stored(), told.closed(1)) == ([], [("GET /", "read only", "returned")])
+    assert (stored(), told.closed(1)) == ([], [("GET /", "read only", "status 200")])
 
 
 def test_a_body_may_write_in_a_unit_of_its_own(face, serve, stored):

@@ -12,7 +12,7 @@ from sqlalchemy import insert, select, text
 import tenure
 from tenure.core.current import nobody
 from tenure.core.events import WorkLost
-from tenure.exceptions import BadOption, NotOwner, NoUnit, ReadOnlyUnit, RollbackOnly, UnitEnded
+from tenure.exceptions import BadOption, NotOwner, NoUnit, OutcomeSettled, ReadOnlyUnit, RollbackOnly, UnitEnded
 from tenure.web.boundary import BlockingBody, BlockingBoundary, BlockingRequest, Boundary, keeps
 
 from support.face import PATIENCE
@@ -370,12 +370,67 @@ def test_left_in_another_context_nothing_is_current(face):
 
 @alone
 def test_a_rollback_asked_for_too_late(face, stored, told):
-    """R15: once the answer is settled its outcome and reason stay what they were."""
+    """R15: once the answer is settled its outcome stays what it was, and whoever asks for another is told."""
     with request(face) as begun:
-        face.db.session.add(User(name="ada"))
+        face.db.session.add(User(name="ada")), (opened := line())
         begun.settle(200)
-        face.db.current.rollback_only()
+        with pytest.raises(OutcomeSettled) as caught:
+            (asked := line()), face.db.current.rollback_only()
+    assert str(caught.value) == (
+        f"rollback_only() at {asked} comes too late: 'GET /' ({opened}) was settled before the response began, with the outcome"
+        " 'committed'. Decide before the first byte. [outcome-settled]"
+    )
     assert (stored(), told.closed()) == (["ada"], [("GET /", "committed", "status 200")])
+
+
+@alone
+@pytest.mark.parametrize("opened", ["before", "in the body"])
+def test_a_rollback_asked_for_where_nothing_is_stored(face, told, opened):
+    """R15: in the body of an answer that kept nothing, there is nothing left to ask for."""
+    with request(face) as begun:
+        if opened == "before":
+            face.db.session.add(User(name="ada"))
+        begun.settle(404)
+        face.db.current.rollback_only("a dry run")
+        with face.db.unit(propagation="nested") as session:
+            assert session.scalars(select(User.name)).all() == []
+            face.db.current.rollback_only()
+    assert told.closed() == [("GET /", "rolled back", "status 404")]
+
+
+@alone
+@pytest.mark.parametrize("boundary", [{}, {"commit": "explicit"}, {"commit_if": lambda status: status == 404}])
+@pytest.mark.parametrize(("status", "error"), [(200, None), (404, None), (500, LookupError())])
+def test_hooks_of_a_unit_that_opens_in_the_body(face, told, boundary, status, error):
+    """R8, R15: they follow the answer as those of a handler that has only read do."""
+    hooks = []
+    for opens in ("before", "in the body"):
+        with request(face, **boundary) as begun:
+            if opens == "before":
+                face.db.session.scalars(select(User.name)).all()
+            begun.settle(status, error)
+            face.db.on_commit(hooks.append, (opens, True))
+            face.db.on_rollback(hooks.append, (opens, False))
+            face.db.session.scalars(select(User.name)).all()
+    kept = hooks[0][1]
+    assert hooks == [("before", kept), ("in the body", kept)]
+    assert told.closed()[0] == told.closed()[1]
+
+
+def test_hooks_do_not_follow_what_ends_a_read_in_the_body(face):
+    """R8: commit() and rollback() in the body end a transaction of reads, and say nothing about the request's work."""
+    for status, end in ((200, "rollback"), (404, "commit"), (200, "close")):
+        hooks = []
+        with request(face) as begun:
+            face.db.session.add(User(name=f"{end}"))
+            begun.settle(status)
+            face.db.on_commit(hooks.append, "committed")
+            face.db.on_rollback(hooks.append, "rolled back")
+            face.db.session.begin()
+            face.db.session.scalars(select(User.name)).all()
+            getattr(face.db.session, end)()
+            assert (hooks, face.out()) == ([], 0)
+        assert hooks == ["committed" if status == 200 else "rolled back"]
 
 
 @alone
@@ -487,7 +542,7 @@ def test_a_late_unit_only_reads(face, stored, told, how):
         assert f"after the answer of 'GET /stream' ({opened}) had been settled" in str(caught.value)
         session.expunge_all()
     assert (stored(), face.out(), told.of(WorkLost)) == ([], 0, [])
-    assert told.closed() == [("GET /stream", "read only", "returned")]
+    assert told.closed() == [("GET /stream", "read only", "status 200")]
 
 
 def _first(function):

@@ -18,11 +18,12 @@ from tenure.core.base import BaseDatabase, attach
 from tenure.core.current import nobody
 from tenure.core.database import leaving, no_retry, taken
 from tenure.core.decorate import adecorate
+from tenure.core.hooks import Hook
 from tenure.core.options import GuardMode, Hold, UnitOptions
 from tenure.core.plan import Opening, Plan, Step, Verdict, adrive, drive
 from tenure.core.session import AsyncioUnitSession, UnitSession
 from tenure.core.shield import finish
-from tenure.core.unit import BaseUnit, Hook
+from tenure.core.unit import BaseUnit
 from tenure.engines import presets
 from tenure.exceptions import BadOption, WrongDriver
 

@@ -16,11 +16,12 @@ from tenure.callsite import Site, words
 from tenure.core import detached, events, plan
 from tenure.core import options as opts
 from tenure.core.current import Current
+from tenure.core.hooks import Hook
 from tenure.core.options import GuardMode, Hold, UnitOptions, strength
 from tenure.core.plainread import PlainReads
 from tenure.core.plan import Opening, Outcome, Plan, Step, Verdict
 from tenure.core.session import UnitSession
-from tenure.core.unit import BaseUnit, Hook
+from tenure.core.unit import BaseUnit
 from tenure.engines.ledger import HolderReport
 from tenure.engines.supply import Supply
 from tenure.exceptions import BadOption, JoinRefused, NoUnit, TenureError, UnexpectedUnit, UnitEnded, annotate

@@ -16,11 +16,12 @@ from tenure.core import plan
 from tenure.core.base import BaseDatabase
 from tenure.core.current import nobody
 from tenure.core.decorate import decorate
+from tenure.core.hooks import Hook
 from tenure.core.inject import name_of
 from tenure.core.options import GuardMode, Hold, UnitOptions
 from tenure.core.plan import Opening, Verdict, drive
 from tenure.core.session import UnitSession
-from tenure.core.unit import BaseUnit, Hook
+from tenure.core.unit import BaseUnit
 from tenure.engines import presets
 from tenure.exceptions import BadOption, UnsupportedCallable, WrongDriver
 

@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextvars import Token
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import SessionTransaction
@@ -14,9 +14,10 @@ from sqlalchemy.orm import SessionTransaction
 from tenure import callsite
 from tenure.callsite import Site, words
 from tenure.core import events
+from tenure.core.hooks import Failure, Hook, Hooks
 from tenure.core.options import UnitOptions
 from tenure.core.plan import Outcome, Step
-from tenure.exceptions import BadOption, CommitUnknown, NotOwner, RollbackOnly, UnitEnded, annotate, brief
+from tenure.exceptions import BadOption, CommitUnknown, NotOwner, OutcomeSettled, RollbackOnly, UnitEnded, annotate, brief
 
 if TYPE_CHECKING:
     from tenure.core.base import BaseDatabase
@@ -24,29 +25,6 @@ if TYPE_CHECKING:
     from tenure.core.session import UnitSession
 
 S = TypeVar("S")
-Savepoints = tuple[SessionTransaction, ...]
-
-
-class Hook(NamedTuple):
-    """A function to call after the outcome; *within* are the savepoints in which it was registered, the innermost first."""
-
-    function: Callable[..., Any]
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    on_commit: bool
-    within: Savepoints
-
-    def __call__(self) -> Any:
-        """Call it."""
-        return self.function(*self.args, **self.kwargs)
-
-
-class Failure(NamedTuple):
-    """Something that failed within a unit and must be undone before the unit can commit."""
-
-    error: BaseException
-    site: Site | None
-    within: Savepoints
 
 
 class BaseUnit(Generic[S]):
@@ -70,8 +48,7 @@ class BaseUnit(Generic[S]):
     _asked: str | None = None
     _session: S | None = None
     _door: UnitSession | None = None
-    _hooks: list[Hook] | None = None
-    _due: list[Hook] | None = None
+    _hooks: Hooks | None = None
     _failures: list[Failure] | None = None
 
     def __init__(
@@ -134,7 +111,8 @@ class BaseUnit(Generic[S]):
         """Call *function* with the arguments once the unit's work is committed and its connection has gone home.
 
         Hooks run in order, each whatever the others do, with no unit current. One registered in a savepoint that is rolled back
-        is dropped with it. A hook that raises is reported and changes nothing.
+        is dropped with it. A hook that raises is reported and changes nothing. While the body of a response is sent the outcome is
+        known: the hook runs when the unit ends if that was a commit, and is dropped if it was a rollback.
 
         Raises:
             BadOption: *function* cannot be called.
@@ -155,9 +133,21 @@ class BaseUnit(Generic[S]):
         """Roll back at the end, on purpose: the caller sees the result as if the work had been kept.
 
         Within a savepoint (``propagation="nested"``) this concerns the savepoint alone; else the whole unit.
+
+        Raises:
+            OutcomeSettled: The unit was committed already, as while the body of a response is sent.
+            UnitEnded: The unit has ended.
+
         """
         self._check_open()
-        self.scope()._asked = reason
+        scope = self.scope()
+        if scope.settled and scope.outcome in (Outcome.COMMITTED, Outcome.UNKNOWN):
+            raise OutcomeSettled(
+                f"rollback_only() at {words(callsite.here(2))} comes too late: {self.root.name!r} ({words(self.root.site)}) was settled before"
+                f" the response began, with the outcome {scope.outcome.value!r}. Decide before the first byte."
+            )
+        if not scope.settled:  # else nothing was stored, and that is what is asked for
+            scope._asked = reason
 
     @property
     def readonly(self) -> bool:
@@ -237,34 +227,32 @@ class BaseUnit(Generic[S]):
         root = self.root
         within = () if root._door is None else root._door.savepoints()
         if root._hooks is None:
-            root._hooks = []
-        root._hooks.append(Hook(function, args, kwargs, on_commit, within))
+            root._hooks = Hooks()
+        root._hooks.waiting.append(Hook(function, args, kwargs, on_commit, within))
 
     def take_hooks(self, outcome: Outcome) -> list[Hook]:
-        """The hooks that are due now that *outcome* is known; the others are dropped. Without a known outcome none is due."""
-        if self._hooks is None and self._due is None:
-            return []
-        due, self._due = self._due or [], None
-        hooks, self._hooks = self._hooks or [], None
-        if outcome is Outcome.UNKNOWN:
-            return due
-        kept = outcome is not Outcome.ROLLED_BACK
-        return due + [hook for hook in hooks if hook.on_commit == kept]
+        """The hooks that are due now that *outcome* is known; the others are dropped."""
+        return [] if self._hooks is None else self._hooks.take(outcome)
 
     def checkpoint(self, outcome: Outcome) -> None:
-        """The transaction was ended by the unit's own code, and the unit goes on: the hooks that this makes due are due now."""
+        """The transaction was ended by the unit's own code, and the unit goes on: the hooks that this makes due are due now.
+
+        Once the unit is settled it was a transaction of reads, and says nothing about the unit's work.
+        """
+        if self.settled:
+            return
         self.partly_stored = self.partly_stored or (outcome is Outcome.COMMITTED and self.stored())
-        self._due = self.take_hooks(outcome)
+        if self._hooks is not None:
+            self._hooks.due = self._hooks.take(outcome)
 
     @property
     def has_due(self) -> bool:
         """Whether hooks wait to be run."""
-        return bool(self._due)
+        return self._hooks is not None and bool(self._hooks.due)
 
     def take_due(self) -> list[Hook]:
         """The hooks that wait to be run."""
-        due, self._due = self._due or [], None
-        return due
+        return [] if self._hooks is None else self._hooks.take_due()
 
     # -- failures ---------------------------------------------------------------------------------------
 
@@ -281,10 +269,8 @@ class BaseUnit(Generic[S]):
         """A savepoint was rolled back: what failed in it is undone, and its hooks for a commit go with it."""
         if self._failures:
             self._failures = [one for one in self._failures if transaction not in one.within]
-        if self._hooks:
-            gone = [hook for hook in self._hooks if transaction in hook.within]
-            self._hooks = [hook for hook in self._hooks if transaction not in hook.within]
-            self._due = (self._due or []) + [hook for hook in gone if not hook.on_commit]
+        if self._hooks is not None:
+            self._hooks.savepoint_undone(transaction)
 
     def all_undone(self) -> None:
         """The whole transaction was rolled back by the unit's own code: the unit goes on as new."""
@@ -345,6 +331,8 @@ class BaseUnit(Generic[S]):
 
     def unfit(self) -> Exception | None:
         """The error for a checkpoint of a unit that may not commit."""
+        if self.settled:
+            return None  # a transaction of reads, in the body of an answer
         if self._asked is None:
             return self.swallowed()
         return RollbackOnly(

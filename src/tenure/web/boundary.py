@@ -83,13 +83,14 @@ class Request:
 
     """
 
-    __slots__ = ("__weakref__", "boundary", "finishing", "name", "over", "settled", "token", "unit")
+    __slots__ = ("__weakref__", "answer", "boundary", "finishing", "name", "over", "settled", "token", "unit")
 
     def __init__(self, boundary: Boundary, name: str) -> None:
         self.boundary = boundary
         self.name = name
         self.unit: BaseUnit[Any] | None = None
         self.settled: Verdict | None = None
+        self.answer: tuple[int, BaseException | None] | None = None  # where no unit was open when it was settled
         self.finishing = False
         self.over = False
         self.token: Token[Place] | None = boundary.database.current_place.var.set(self)
@@ -109,8 +110,16 @@ class Request:
             if self.unit is None and not self.over:
                 database = self.boundary.database
                 unit = database.unit_class(database, _OPTIONS, site, name=self.name)
-                unit.settled = self.settled is not None
+                if self.answer is not None:
+                    self._settle_late(unit, *self.answer)
                 self.unit = unit
+
+    def _settle_late(self, unit: BaseUnit[Any], status: int, error: BaseException | None) -> None:
+        """*unit* opens in the body of an answer: it has written nothing, and its outcome is what the answer means."""
+        kept = error is None and (self.boundary.explicit or self.boundary.keeps(status))
+        unit.settled, unit.reason = True, _reason(status, error)
+        unit.outcome = Outcome.READ_ONLY if kept else Outcome.ROLLED_BACK
+        self.settled = Verdict(unit.outcome)
 
     # -- where it is current ----------------------------------------------------------------------------
 
@@ -130,9 +139,9 @@ class Request:
         with _TURN:  # a unit that another thread opens from now on comes too late to write
             unit = self.unit
             if unit is None:
-                self.settled = Verdict(Outcome.READ_ONLY)
+                self.settled, self.answer = Verdict(Outcome.READ_ONLY), (status, error)
                 return None
-        unit.reason = f"status {status}" if error is None else type(error).__name__
+        unit.reason = _reason(status, error)
         if error is None and self.boundary.explicit:
             self._leave_nothing(unit, status)
         elif error is None and not self.boundary.keeps(status):
@@ -158,6 +167,10 @@ class Request:
             self._warn(
                 f"{unit.name!r} ({words(unit.site)}): {lost} came while the body was sent and is lost. Use a unit of its own."
             )
+
+
+def _reason(status: int, error: BaseException | None) -> str:
+    return f"status {status}" if error is None else type(error).__name__
 
 
 class BlockingBoundary(Boundary):

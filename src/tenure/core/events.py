@@ -33,15 +33,6 @@ class UnitClosed(NamedTuple):
     seconds: float
 
 
-class InDoubt(NamedTuple):
-    """It is not known whether the COMMIT of a unit took place; told as well as its end, which few listen to."""
-
-    database: str
-    unit: str
-    site: Site | None
-    reason: str
-
-
 class HookFailed(NamedTuple):
     """A hook raised after the outcome was settled; it changed nothing."""
 
@@ -98,7 +89,7 @@ class WorkLost(NamedTuple):
     message: str
 
 
-Event: TypeAlias = UnitClosed | InDoubt | HookFailed | EndTroubled | Retried | GuardTripped | UnitLeaked | WorkLost
+Event: TypeAlias = UnitClosed | HookFailed | EndTroubled | Retried | GuardTripped | UnitLeaked | WorkLost
 
 
 class Reader(Protocol):

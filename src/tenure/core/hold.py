@@ -131,7 +131,13 @@ class HoldingSession(LateSession):
         options = unit.options
         one_call = unit.settled and not self._streams
         readonly = options.readonly or unit.settled
-        terms = Terms(options.isolation or unit.database.isolation, readonly, options.settings, one_call)
+        terms = Terms(
+            options.isolation or unit.database.isolation,
+            readonly,
+            options.settings,
+            one_call,
+            handed_over=self._operation == "connection",
+        )
         self._lease = self._supply.transact(self._holder(), terms)
         self._pinned = True
         self._rows_at_once = one_call or self._supply.profile.rows_at_once

@@ -382,8 +382,6 @@ class BaseUnit(Generic[S]):
             self.reason = type(error).__name__
         elif self._asked is not None and outcome is Outcome.ROLLED_BACK:
             self.reason = self._asked
-        if outcome is Outcome.UNKNOWN and self.root is self:
-            events.tell(events.InDoubt(self.database.name, self.name, self.site, self.reason))
         if self.root is self and events.wanted(events.UnitClosed):
             took = self.end_time - self.opened
             events.tell(events.UnitClosed(self.database.name, self.name, self.site, outcome, self.reason, took))

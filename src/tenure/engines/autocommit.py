@@ -17,7 +17,17 @@ def switch(connection: PoolProxiedConnection, purpose: str) -> None:
     """Switch autocommit on where *purpose* is a plain read."""
     if purpose == "read":
         connection.dbapi_connection.autocommit = True  # type: ignore[union-attr]
-        connection.info[_ON] = True
+        note(connection.info)
+
+
+def note(info: dict[Any, Any]) -> None:
+    """Note in the *info* of a connection that its autocommit was switched on by tenure."""
+    info[_ON] = True
+
+
+def is_on(info: dict[Any, Any]) -> bool:
+    """Whether that was noted."""
+    return _ON in info
 
 
 def switch_back(connection: Any, record: Any) -> None:

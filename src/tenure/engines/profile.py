@@ -45,7 +45,9 @@ class Profile(NamedTuple):
         client_errors_linger: An error found by the driver leaves the server in mid-statement (asyncpg in autocommit).
         read: Execution options of a connection for plain reads.
         switch: Tells a connection that was just taken its purpose, one of ``PURPOSES``.
-        switch_back: Pool event ``checkin`` that undoes it.
+        pipeline: Lets a transaction, with settings, begin in the round trip of its first statement; False where it cannot.
+        classic: Undoes that for somebody who sets the isolation himself.
+        switch_back: Pool event ``checkin`` that undoes it all.
         readonly: Execution options for a read-only transaction.
         readonly_on: Statements before and after the use of a connection for reading only, if it takes some.
 
@@ -60,6 +62,8 @@ class Profile(NamedTuple):
     client_errors_linger: bool = False
     read: Mapping[str, Any] = MappingProxyType({})
     switch: Callable[[PoolProxiedConnection, str], None] | None = None
+    pipeline: Callable[[PoolProxiedConnection, Mapping[str, str]], bool] | None = None
+    classic: Callable[[PoolProxiedConnection], None] | None = None
     switch_back: Callable[[Any, Any], None] | None = None
     readonly: Mapping[str, Any] = MappingProxyType({})
     readonly_on: tuple[str, str] | None = None
@@ -71,15 +75,7 @@ def profile_of(engine: Engine) -> Profile:
     family = "mysql" if name == "mariadb" else name
     buffers = (family, driver) in _BUFFERING and not _streams_always(engine)
     if family == "postgresql":
-        return Profile(
-            reads_alone=buffers,
-            failure_spoils=True,
-            takes_settings=True,
-            client_errors_linger=driver == "asyncpg",
-            switch=autocommit.switch if buffers else None,
-            switch_back=autocommit.switch_back if buffers else None,
-            readonly={"postgresql_readonly": True},
-        )
+        return _postgresql(engine, buffers)
     if family == "mysql":
         # For the session: on MariaDB a DDL statement ends a transaction that alone was read-only, and is carried out.
         read_only = ("SET SESSION TRANSACTION READ ONLY", "SET SESSION TRANSACTION READ WRITE")
@@ -87,6 +83,28 @@ def profile_of(engine: Engine) -> Profile:
     if family == "sqlite":
         return _sqlite(engine)
     return Profile()
+
+
+def _postgresql(engine: Engine, buffers: bool) -> Profile:
+    driver = engine.dialect.driver
+    profile = Profile(
+        reads_alone=buffers,
+        failure_spoils=True,
+        takes_settings=True,
+        client_errors_linger=driver == "asyncpg",
+        switch=autocommit.switch if buffers else None,
+        switch_back=autocommit.switch_back if buffers else None,
+        readonly={"postgresql_readonly": True},
+    )
+    # With skip_autocommit_rollback SQLAlchemy leaves a ROLLBACK out where the driver's autocommit is on, as it is in a pipeline:
+    # what was to be rolled back would be stored by the next COMMIT.
+    if not buffers or driver not in ("psycopg", "psycopg_async") or engine.dialect.skip_autocommit_rollback:
+        return profile
+    from tenure.engines import pipeline  # with psycopg, which others need not have
+
+    if not pipeline.is_supported():
+        return profile
+    return profile._replace(pipeline=pipeline.prepare, classic=pipeline.undo, switch_back=pipeline.switch_back)
 
 
 def _streams_always(engine: Engine) -> bool:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from sqlalchemy import event, text
 from sqlalchemy.engine import Connection, Engine
@@ -20,14 +20,26 @@ from tenure.engines.pooler import explain
 from tenure.engines.profile import profile_of
 from tenure.exceptions import BadOption, DatabaseClosed, sqlstate
 
+_NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
+
 
 class Terms(NamedTuple):
-    """How a transaction is to begin."""
+    """How a transaction is to begin.
+
+    Attributes:
+        isolation: Its isolation, or None for the engine's own.
+        readonly: Whether the server is to refuse writes in it.
+        settings: What is set for as long as it lasts.
+        one_call: It reads, and ends with the call that it begins in.
+        handed_over: The connection is asked for as such: its settings must hold before the first statement.
+
+    """
 
     isolation: str | None = None
     readonly: bool = False
-    settings: Mapping[str, str] = MappingProxyType({})
-    one_call: bool = False  # it reads, and ends with the call that it begins in
+    settings: Mapping[str, str] = _NOTHING
+    one_call: bool = False
+    handed_over: bool = False
 
 
 class Supply:
@@ -56,6 +68,8 @@ class Supply:
         self._isolation = self.profile.isolation
         self._collected = 0.0
         event.listen(self._writer, "commit", self._commit_is_sent)
+        if self.profile.classic is not None:
+            event.listen(self._writer, "set_connection_execution_options", self._options_are_set)
         if self.profile.switch_back is not None:  # never removed: it also serves leases that outlive this object
             event.listen(engine, "checkin", self.profile.switch_back)
         if self._failures_count:
@@ -103,8 +117,7 @@ class Supply:
             if terms.readonly and profile.readonly_on is not None:
                 before, undo = profile.readonly_on
                 _say(connection, before)
-            if opening := self._opening(terms):
-                event.listen(connection, "begin", opening)
+            self._settle(connection, terms)
         except BaseException:
             connection.close()
             raise
@@ -211,23 +224,26 @@ class Supply:
     def _lease(self, connection: Connection, holder: Holder, undo: str | None) -> Lease:
         return self.ledger.enter(Lease(connection, holder, undo))
 
-    def _opening(self, terms: Terms) -> Callable[[Connection], None] | None:
-        """What to say as soon as the transaction has begun."""
-        statements: list[tuple[Any, dict[str, str]]] = []
-        if terms.settings:
-            self.check_settings(terms.settings)
-            names = {f"n{i}": name for i, name in enumerate(terms.settings)}
-            values = {f"v{i}": value for i, value in enumerate(terms.settings.values())}
-            calls = ", ".join(f"set_config(:n{i}, :v{i}, true)" for i in range(len(names)))
-            statements.append((text(f"SELECT {calls}"), {**names, **values}))
-        if not statements:
-            return None
+    def _settle(self, connection: Connection, terms: Terms) -> None:
+        """Have the transaction begin with its settings."""
+        self.check_settings(terms.settings)
+        along = _NOTHING if terms.handed_over else terms.settings
+        pipelined = self.profile.pipeline is not None and self.profile.pipeline(connection.connection, along)
+        if not terms.settings or (pipelined and not terms.handed_over):
+            return
+        names = {f"n{i}": name for i, name in enumerate(terms.settings)}
+        values = {f"v{i}": value for i, value in enumerate(terms.settings.values())}
+        calls = ", ".join(f"set_config(:n{i}, :v{i}, true)" for i in range(len(names)))
+        statement = text(f"SELECT {calls}")
 
         def begun(connection: Connection) -> None:
-            for statement, parameters in statements:
-                connection.execute(statement, parameters)
+            connection.execute(statement, {**names, **values})
 
-        return begun
+        event.listen(connection, "begin", begun)
+
+    def _options_are_set(self, connection: Connection, options: Mapping[str, Any]) -> None:
+        if "isolation_level" in options and self.profile.classic is not None:
+            self.profile.classic(connection.connection)
 
     def _commit_is_sent(self, connection: Connection) -> None:
         if lease := self.ledger.lease_on(connection):

@@ -8,6 +8,7 @@ from tenure.core.plan import Opening, Outcome, Step, Verdict, adrive, drive
 
 OK = None
 C, R, V, X = Step.COMMIT, Step.ROLLBACK, Step.INVALIDATE, Step.CLOSE
+A = Step.ASK
 
 
 @dataclass
@@ -20,6 +21,8 @@ class Facts:
     late: bool = False
     doubtful: bool = False
     doubt: dict[type, BaseException] = field(default_factory=dict)
+    verifies: bool = False
+    answer: bool | None = None
 
     def swallowed(self):
         return self.unhealed
@@ -39,6 +42,11 @@ class LostError(Exception):
 
 
 LOST = LostError()
+
+
+def _asked(answer):
+    return Facts(doubt={ConnectionError: LOST}, verifies=True, answer=answer)
+
 
 # body, failing steps, facts -> steps, outcome, what the caller sees, what is only reported
 TABLE = {
@@ -76,6 +84,24 @@ TABLE = {
     ),
     "commit of reads done, then an error": (
         OK, {C: RuntimeError}, Facts(late=True, writes=False), [C, X], "read only", RuntimeError, OK,
+    ),
+    "lost, and verified: it was done": (
+        OK, {C: ConnectionError}, _asked(True), [C, A, X], "committed", OK, OK,
+    ),
+    "lost, and verified: it was not done": (
+        OK, {C: ConnectionError}, _asked(False), [C, A, R, X], "rolled back", ConnectionError, OK,
+    ),
+    "lost, and nobody answers": (
+        OK, {C: ConnectionError}, _asked(None), [C, A, R, X], "unknown", LostError, OK,
+    ),
+    "lost, and asking is interrupted": (
+        OK, {C: ConnectionError, A: KeyboardInterrupt}, _asked(None), [C, A, R, X], "unknown", KeyboardInterrupt, OK,
+    ),
+    "lost, and asking fails": (
+        OK, {C: ConnectionError, A: LookupError}, _asked(None), [C, A, R, X], "unknown", LostError, OK,
+    ),
+    "verified, but not lost": (
+        OK, {C: RuntimeError}, _asked(True), [C, R, X], "rolled back", RuntimeError, OK,
     ),
     "raises after a doubtful checkpoint": (ValueError, {}, Facts(doubtful=True), [R, X], "unknown", ValueError, OK),
     "returns after a doubtful checkpoint": (OK, {}, Facts(doubtful=True), [C, X], "committed", OK, OK),

@@ -115,12 +115,13 @@ class AsyncUnitFactory:
         hold: Hold | None = ...,
         retry: opts.Retry | int | None = ...,
         settings: Mapping[str, str | int | float | bool] = ...,
+        verify_commit: bool = ...,
         name: str | None = ...,
     ) -> AsyncUnitBlock: ...
     def __call__(self, function: Any = None, /, **options: Any) -> Any:
         """Open, join or decorate; the options are those of ``Database.unit``."""
         if function is None:
-            return AsyncUnitBlock(self._database, opts.unit_options(options))
+            return AsyncUnitBlock(self._database, self._database.unit_options(options))
         if options:
             raise BadOption("db.unit(function, …): give the options first, as @db.unit(readonly=True).")
         return adecorate(self._database, function, opts.DEFAULT, AsyncSession)

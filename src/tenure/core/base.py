@@ -134,6 +134,18 @@ class BaseDatabase(Generic[S]):
 
     # -- opening ------------------------------------------------------------------------------------------
 
+    def unit_options(self, values: Mapping[str, Any]) -> UnitOptions:
+        """``UnitOptions`` of keyword arguments, as far as it is known now that this database takes them.
+
+        Raises:
+            BadOption: A name is not an option, or a value is not one it takes.
+
+        """
+        found = opts.unit_options(values)
+        if found.verify_commit:
+            self.supply.witness.check()
+        return found
+
     def open_unit(
         self, options: UnitOptions, site: Site | None, *, name: str | None = None, under: BaseUnit[S] | None = None
     ) -> tuple[BaseUnit[S], Opening]:
@@ -192,6 +204,8 @@ class BaseDatabase(Generic[S]):
             wrong = "hold='transaction', and the outer unit holds by statement"
         elif any(given.settings.get(key) != value for key, value in asked.settings.items()):
             wrong = "settings= that the outer unit does not have"
+        elif asked.verify_commit and not given.verify_commit:
+            wrong = "verify_commit=True, and the outer unit does not verify its COMMIT"
         if wrong is None and outer.readonly and not asked.readonly and outer.settled:
             wrong = None  # a late part may still read; its writes are refused one by one
         if wrong is not None:

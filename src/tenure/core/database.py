@@ -105,6 +105,7 @@ class UnitFactory:
         hold: Hold | None = ...,
         retry: opts.Retry | int | None = ...,
         settings: Mapping[str, str | int | float | bool] = ...,
+        verify_commit: bool = ...,
         name: str | None = ...,
     ) -> UnitBlock: ...
     def __call__(self, function: Any = None, /, **options: Any) -> Any:
@@ -120,15 +121,17 @@ class UnitFactory:
             hold: ``"auto"`` or ``"transaction"``, when the connection is held. Default: the Database's.
             retry: How often a decorated function runs in all, or ``Retry(...)``. Default: once.
             settings: Server settings for each transaction of the unit (``SET LOCAL``; PostgreSQL).
+            verify_commit: When the connection is lost in COMMIT, ask the server on a new one what became of it, for up to 10 s
+                (PostgreSQL 13 or later; one round trip more for each COMMIT). Default False: ``CommitUnknown``.
             name: Its name in errors and logs. Default: the function's.
 
         Raises:
-            BadOption: An option is unknown or has a wrong value.
+            BadOption: An option is unknown or has a wrong value, or this database does not take it.
             UnsupportedCallable: *function* cannot carry a unit.
 
         """
         if function is None:
-            return UnitBlock(self._database, opts.unit_options(options))
+            return UnitBlock(self._database, self._database.unit_options(options))
         if options:
             raise BadOption("db.unit(function, …): give the options first, as @db.unit(readonly=True).")
         return decorate(self._database, function, opts.DEFAULT, Session)

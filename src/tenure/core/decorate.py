@@ -57,7 +57,7 @@ class Carried:
         """Seconds to wait before another attempt, or None when there is to be none."""
         if self.options.retry is None:
             return None
-        seconds = retry.wait_before(attempt, self.options.retry, error, unit.outcome)
+        seconds = retry.wait_before(attempt, self.options.retry, error, unit.outcome, refuted=unit.answer is False)
         if seconds is not None and unit.partly_stored:
             annotate(error, f"tenure: {unit.name!r} is not run again, because its checkpoint has committed a part of it.")
             return None

@@ -39,6 +39,7 @@ class HoldingSession(LateSession):
     _plain: PlainReads
     _lease: Lease | None = None  # the connection held now
     _pinned = False  # it is held for a transaction
+    _answer: bool | None = None  # what the server said of the COMMIT of that transaction, when its own answer was lost
     _spent: list[Lease] | None = None  # leases of reads on whose rows an outer statement is still at work
     _depth = 0  # calls within calls
     _must_pin = 0  # flush, commit and savepoints: what happens in them belongs to the transaction
@@ -140,6 +141,9 @@ class HoldingSession(LateSession):
         )
         self._lease = self._supply.transact(self._holder(), terms)
         self._pinned = True
+        self._answer = None
+        if options.verify_commit and not terms.readonly:
+            self._supply.witness.watch(self._lease)
         self._rows_at_once = one_call or self._supply.profile.rows_at_once
 
     def _set_aside(self) -> None:
@@ -215,6 +219,13 @@ class HoldingSession(LateSession):
     def commit_sent(self) -> bool:
         """Whether a COMMIT was on its way on the connection that was held last."""
         return self._lease is not None and self._lease.commit_sent
+
+    def ask(self) -> bool | None:
+        """Whether the COMMIT whose answer was lost took place, as the server says on a new connection; None if that is not learnt."""
+        if self._lease is None:
+            return None
+        self._answer = self._supply.witness.ask(self._lease)
+        return self._answer
 
     def commit_done(self) -> bool:
         """Whether the COMMIT on the connection that is held is done: SQLAlchemy lets go of its transaction only if it succeeded."""

@@ -70,11 +70,13 @@ class UnitOptions:
     hold: Hold | None = None
     retry: Retry | None = None
     settings: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    verify_commit: bool = False
     name: str | None = None
 
     def __post_init__(self) -> None:
         _choice("readonly", self.readonly, (True, False))
         _choice("propagation", self.propagation, get_args(Propagation))
+        _choice("verify_commit", self.verify_commit, (True, False))
         _choice("hold", self.hold, (None, *get_args(Hold)))
         _text("name", self.name)
         object.__setattr__(self, "isolation", _isolation(self.isolation))

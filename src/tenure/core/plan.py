@@ -25,6 +25,7 @@ class Step(enum.Enum):
     ROLLBACK = "rollback"
     RELEASE = "release the savepoint"
     ROLLBACK_TO = "roll back to the savepoint"
+    ASK = "ask what became of the COMMIT"
     INVALIDATE = "invalidate"
     CLOSE = "close"
 
@@ -91,6 +92,16 @@ class Facts(Protocol):
     def in_doubt(self, error: BaseException) -> BaseException | None:
         """The error to raise when it is not known whether the COMMIT that raised *error* took place."""
 
+    @property
+    def verifies(self) -> bool:
+        """Whether the server is to be asked then."""
+        ...
+
+    @property
+    def answer(self) -> bool | None:
+        """What it said; None while it was not asked or could not say."""
+        ...
+
 
 Plan: TypeAlias = Generator[Step, None, Verdict]
 
@@ -133,10 +144,31 @@ def settle(body: BaseException | None, facts: Facts, keep: Step = Step.COMMIT, u
         if facts.took_place():
             annotate(failed, "tenure: this was raised after the COMMIT, which stands.")
             return Verdict(_kept(facts), failed)
-        doubt = facts.in_doubt(failed)
-        outcome = Outcome.ROLLED_BACK if doubt is None else Outcome.UNKNOWN
-        return Verdict(outcome, (yield from _undone(doubt or failed, undo)))
+        verdict = yield from became(failed, facts)
+        if verdict.error is not None:
+            verdict.error = yield from _undone(verdict.error, undo)
+        return verdict
     return Verdict(_kept(facts))
+
+
+def became(failed: BaseException, facts: Facts) -> Plan:
+    """What became of a COMMIT that raised *failed*, and what the caller is to see. Never a guess."""
+    doubt = facts.in_doubt(failed)
+    if doubt is None:
+        return Verdict(Outcome.ROLLED_BACK, failed)
+    if not facts.verifies or not isinstance(doubt, Exception):  # an interruption is not kept waiting
+        return Verdict(Outcome.UNKNOWN, doubt)
+    try:
+        yield Step.ASK
+    except BaseException as worse:
+        return Verdict(Outcome.UNKNOWN, _first(doubt, worse))
+    if facts.answer is None:
+        annotate(doubt, "tenure: verify_commit asked the server, which did not answer or does not know.")
+        return Verdict(Outcome.UNKNOWN, doubt)
+    if facts.answer:
+        return Verdict(_kept(facts))
+    annotate(failed, "tenure: verify_commit asked the server: this COMMIT did not take place, and all was rolled back.")
+    return Verdict(Outcome.ROLLED_BACK, failed)
 
 
 def end(body: BaseException | None, facts: Facts, settled: Verdict | None = None) -> Plan:

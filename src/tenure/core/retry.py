@@ -17,12 +17,19 @@ from tenure.exceptions import sqlstate
 _STATES: Final = frozenset(["40001", "40P01", "1213", "1205"])
 
 
-def deserves(error: BaseException) -> bool:
-    """Whether *error*, or one it came from, says that the same work may succeed if it is done again."""
-    return any(isinstance(one, Exception) and _conflict(one) for one in _chain(error))
+def deserves(error: BaseException, *, refuted: bool = False) -> bool:
+    """Whether *error*, or one it came from, says that the same work may succeed if it is done again.
+
+    A lost connection does where the server has said that the COMMIT on it did not take place (*refuted*).
+    """
+    return any(_conflict(one) or (refuted and _lost(one)) for one in _chain(error))
 
 
-def _conflict(error: Exception) -> bool:
+def _lost(error: BaseException) -> bool:
+    return isinstance(error, DBAPIError) and error.connection_invalidated
+
+
+def _conflict(error: BaseException) -> bool:
     if not isinstance(error, DBAPIError):
         return False
     state = sqlstate(error) or ""
@@ -38,12 +45,18 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def wait_before(
-    attempt: int, retry: Retry, error: BaseException, outcome: Outcome | None, fraction: Callable[[], float] = random.random
+    attempt: int,
+    retry: Retry,
+    error: BaseException,
+    outcome: Outcome | None,
+    fraction: Callable[[], float] = random.random,
+    *,
+    refuted: bool = False,
 ) -> float | None:
     """Seconds to wait before run number *attempt*, or None when there is to be none.
 
     Only a known rollback is followed by another run: after an unknown outcome the work might be done twice.
     """
-    if attempt > retry.attempts or outcome is not Outcome.ROLLED_BACK or not deserves(error):
+    if attempt > retry.attempts or outcome is not Outcome.ROLLED_BACK or not deserves(error, refuted=refuted):
         return None
     return fraction() * min(retry.longest, retry.first * 2.0 ** min(attempt - 2, 64))

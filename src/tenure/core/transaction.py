@@ -13,7 +13,7 @@ from tenure.callsite import words
 from tenure.core import detached
 from tenure.core.current import found_at, innermost_open
 from tenure.core.hold import streams
-from tenure.core.plan import Outcome
+from tenure.core.plan import Outcome, became, drive
 from tenure.core.readonly import ReadOnlySession
 from tenure.engines.ledger import Lease
 from tenure.exceptions import ReadOnlyUnit, ReleaseRefused
@@ -97,11 +97,22 @@ class TransactionSession(ReadOnlySession):
         try:
             self._in_transaction("commit", super().commit)
         except BaseException as failed:
-            doubt = None if self._unit.ending else self._unit.in_doubt(failed)
-            if doubt is None or doubt is failed:
+            if self._unit.ending:
                 raise
-            raise doubt from failed
+            verdict = drive(became(failed, self._unit), self._unit.act)
+            if verdict.error is failed:
+                raise
+            if verdict.error is not None:
+                raise verdict.error from failed
+            self._through("commit", self._go_on)
         self._run_due()
+
+    def _go_on(self) -> None:
+        """After a COMMIT that took place although its answer was lost: as after any other. Not by rollback(), which undoes objects."""
+        if (transaction := self.get_transaction()) is not None:
+            transaction.close()
+        if self.expire_on_commit:
+            self.expire_all()
 
     def refuse_unfit(self) -> None:
         """``with session.begin():`` commits by no other way than this: raise where ``commit()`` would."""
@@ -286,7 +297,11 @@ class TransactionSession(ReadOnlySession):
             if self.committed:
                 self.committed, self._over = False, self._unit.ending
                 self._settled_here(Outcome.COMMITTED)
-            elif doubtful:
+            elif self._answer:
+                self._over = self._unit.ending
+                self._unit.all_undone()  # the lost connection was noted as a failure
+                self._settled_here(Outcome.COMMITTED)
+            elif doubtful and self._answer is None:
                 self._unit.doubtful = True
                 self.undone(Outcome.UNKNOWN)
             elif lost:

@@ -44,6 +44,7 @@ class BaseUnit(Generic[S]):
     end_time = 0.0
     doubtful = False  # it is not known whether the COMMIT of a checkpoint took place
     partly_stored = False  # a checkpoint has committed something: what follows may fail, but not undo it
+    answer: bool | None = None  # what the server said when it was asked what became of a COMMIT
     _entering = False
     _asked: str | None = None
     _session: S | None = None
@@ -319,6 +320,11 @@ class BaseUnit(Generic[S]):
         unknown.__cause__ = error
         return unknown
 
+    @property
+    def verifies(self) -> bool:
+        """Whether the server is asked what became of a COMMIT whose answer was lost."""
+        return self.options.verify_commit
+
     def lost(self) -> str:
         """What to say of a connection that was lost in mid-work: what became of that, and whether it may be done again."""
         again = "No COMMIT was on its way: it is safe to run it again."
@@ -353,6 +359,8 @@ class BaseUnit(Generic[S]):
             door.end_transaction(keep=False)
         elif step is Step.CLOSE:
             door.close()
+        elif step is Step.ASK:
+            self.answer = door.ask()
         elif step is Step.INVALIDATE:
             door.invalidate()
         elif step is Step.FLUSH:

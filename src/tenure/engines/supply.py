@@ -16,6 +16,7 @@ from sqlalchemy.pool import QueuePool
 from tenure.callsite import here, words
 from tenure.engines.ledger import Holder, Lease, Ledger
 from tenure.engines.liveness import Liveness, only_ours
+from tenure.engines.outcome import Witness
 from tenure.engines.pooler import explain
 from tenure.engines.profile import profile_of
 from tenure.exceptions import BadOption, DatabaseClosed, sqlstate
@@ -57,6 +58,7 @@ class Supply:
         self.name = name
         self.profile = profile_of(engine)
         self.ledger = Ledger()
+        self.witness = Witness(engine)
         self.liveness = Liveness(engine, self.ledger, liveness)
         self.closed = False
         self.peak = 0
@@ -247,6 +249,7 @@ class Supply:
 
     def _commit_is_sent(self, connection: Connection) -> None:
         if lease := self.ledger.lease_on(connection):
+            self.witness.committing(lease, connection)
             lease.commit_sent = True
 
     def _statement_failed(self, context: Any) -> None:

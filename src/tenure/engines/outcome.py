@@ -1,0 +1,88 @@
+"""Did that COMMIT happen? PostgreSQL remembers it by the number of the transaction, and can be asked on another connection."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import weakref
+from typing import Any, Final
+
+from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.util import await_only, greenlet_spawn
+
+from tenure.engines.ledger import Lease
+from tenure.exceptions import BadOption, sqlstate
+
+LIMIT: Final = 10.0  # seconds in which the server must answer
+_FIRST_PAUSE: Final = 0.005
+_LONGEST_PAUSE: Final = 0.25
+_OLDEST: Final = (13,)  # has pg_xact_status() for the 64-bit numbers that never repeat
+
+
+class Witness:
+    """Knows the numbers of the transactions whose COMMIT may have to be asked about."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._numbers: weakref.WeakKeyDictionary[Lease, str | None] = weakref.WeakKeyDictionary()
+
+    def check(self) -> None:
+        """Raise BadOption where the server cannot tell, as far as this is known: its version is, once there was a connection."""
+        dialect = self._engine.dialect
+        version = getattr(dialect, "server_version_info", None)
+        if dialect.name != "postgresql" or (version is not None and version < _OLDEST):
+            shown = f"{dialect.name} {'.'.join(map(str, version or ()))}".strip()
+            raise BadOption(f"verify_commit=True: {shown} cannot tell what became of a COMMIT. It takes PostgreSQL 13 or later.")
+
+    def watch(self, lease: Lease) -> None:
+        """Remember the number of the transaction that ends on *lease*."""
+        self.check()
+        self._numbers[lease] = None
+
+    def committing(self, lease: Lease, connection: Connection) -> None:
+        """COMMIT is about to be sent. One round trip, if this transaction is watched."""
+        if lease in self._numbers:
+            asked = connection.exec_driver_sql("SELECT CAST(pg_current_xact_id_if_assigned() AS text)")
+            self._numbers[lease] = asked.scalar()
+
+    def ask(self, lease: Lease) -> bool | None:
+        """Whether the transaction on *lease* was committed; None if it cannot be learnt within ``LIMIT`` seconds."""
+        number = self._numbers.get(lease)
+        if number is None:  # it had written nothing before COMMIT; a NOTIFY is written in it
+            return None
+        end, pause = time.monotonic() + LIMIT, _FIRST_PAUSE
+        while (left := end - time.monotonic()) > 0:
+            try:
+                status = self._status(number, left)
+            except Exception as error:  # not there yet, or never again: the time limit decides
+                if (sqlstate(error) or "").startswith("22"):
+                    return None  # a number that this server has never given: it is another one
+                status = "in progress"
+            if status != "in progress":
+                return {"committed": True, "aborted": False}.get(status or "")
+            self._sleep(max(0.0, min(pause, end - time.monotonic())))
+            pause = min(2 * pause, _LONGEST_PAUSE)
+        return None
+
+    def _status(self, number: str, left: float) -> str | None:
+        if not self._engine.dialect.is_async:
+            return self._ask_once(number)
+        return await_only(asyncio.wait_for(greenlet_spawn(self._ask_once, number), left))
+
+    def _ask_once(self, number: str) -> str | None:
+        # A pool of its own, for one connection: in the engine's this would wait for its turn, maybe behind this very unit.
+        connection: Any = self._engine.pool.recreate().connect()
+        try:
+            cursor = connection.cursor()
+            cursor.execute(f"SELECT pg_xact_status('{int(number)}'::xid8)")
+            (status,) = cursor.fetchone()
+            cursor.close()
+        finally:
+            connection.invalidate()  # which closes it for good
+        return None if status is None else str(status)
+
+    def _sleep(self, seconds: float) -> None:
+        if self._engine.dialect.is_async:
+            await_only(asyncio.sleep(seconds))
+        else:
+            time.sleep(seconds)

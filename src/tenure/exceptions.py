@@ -16,6 +16,7 @@ __all__ = [
     "CommitUnknown",
     "ConcurrentUse",
     "DatabaseClosed",
+    "DeadlineExceeded",
     "ForeignContext",
     "JoinRefused",
     "LostWork",
@@ -147,6 +148,12 @@ class CommitUnknown(TenureError):
     """The connection was lost, or the time limit passed, during COMMIT: the work may or may not be stored."""
 
     slug = "commit-unknown"
+
+
+class DeadlineExceeded(TenureError, TimeoutError):
+    """A unit has used up its ``timeout``, waiting for a connection, in SQL or in its own code; it is rolled back."""
+
+    slug = "deadline-exceeded"
 
 
 class LostWork(TenureError):

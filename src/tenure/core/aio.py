@@ -25,6 +25,7 @@ from tenure.core.session import AsyncioUnitSession, UnitSession
 from tenure.core.shield import finish
 from tenure.core.unit import BaseUnit
 from tenure.engines import presets
+from tenure.engines.deadline import Deadline
 from tenure.exceptions import BadOption, WrongDriver
 
 if TYPE_CHECKING:
@@ -114,6 +115,7 @@ class AsyncUnitFactory:
         isolation: str | None = ...,
         hold: Hold | None = ...,
         retry: opts.Retry | int | None = ...,
+        timeout: float | None = ...,
         settings: Mapping[str, str | int | float | bool] = ...,
         verify_commit: bool = ...,
         name: str | None = ...,
@@ -201,12 +203,18 @@ class AsyncDatabase(BaseDatabase[AsyncSession]):
         return session, door
 
     async def enter(
-        self, options: UnitOptions, site: Site | None, *, name: str | None = None, under: BaseUnit[AsyncSession] | None = None
+        self,
+        options: UnitOptions,
+        site: Site | None,
+        *,
+        name: str | None = None,
+        under: BaseUnit[AsyncSession] | None = None,
+        deadline: Deadline | None = None,
     ) -> BaseUnit[AsyncSession]:
         """Open or join a unit; for hosts. Every call needs its ``leave``."""
         if options.isolation is not None and self.supply.known_isolation() is None:
             await greenlet_spawn(self.supply.default_isolation)
-        unit, how = self.open_unit(options, site, name=name, under=under)
+        unit, how = self.open_unit(options, site, name=name, under=under, deadline=deadline)
         if how is not Opening.OWN:
             try:
                 await adrive(self.beginning(unit, how), _acting(unit))

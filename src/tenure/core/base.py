@@ -22,6 +22,7 @@ from tenure.core.plainread import PlainReads
 from tenure.core.plan import Opening, Outcome, Plan, Step, Verdict
 from tenure.core.session import UnitSession
 from tenure.core.unit import BaseUnit
+from tenure.engines.deadline import Deadline
 from tenure.engines.ledger import HolderReport
 from tenure.engines.supply import Supply
 from tenure.exceptions import BadOption, JoinRefused, NoUnit, TenureError, UnexpectedUnit, UnitEnded, annotate
@@ -147,7 +148,13 @@ class BaseDatabase(Generic[S]):
         return found
 
     def open_unit(
-        self, options: UnitOptions, site: Site | None, *, name: str | None = None, under: BaseUnit[S] | None = None
+        self,
+        options: UnitOptions,
+        site: Site | None,
+        *,
+        name: str | None = None,
+        under: BaseUnit[S] | None = None,
+        deadline: Deadline | None = None,
     ) -> tuple[BaseUnit[S], Opening]:
         """Decide what entering a unit means here, and make that unit current. No I/O.
 
@@ -156,6 +163,7 @@ class BaseDatabase(Generic[S]):
             site: The user's line.
             name: Its name, where the options give none.
             under: The unit of a session that the caller passed by hand.
+            deadline: That of all runs of a function, if one has begun to count; else it begins now.
 
         """
         outer = under if under is not None else self.current_place.open()
@@ -171,6 +179,8 @@ class BaseDatabase(Generic[S]):
             if options.settings:
                 self.supply.check_settings(options.settings)
             unit = self.unit_class(self, options, site, outer, name=name)
+            if options.timeout is not None:
+                unit.deadline = deadline or Deadline(options.timeout)
         else:
             assert outer is not None
             if how is Opening.UNEXPECTED:
@@ -180,6 +190,8 @@ class BaseDatabase(Generic[S]):
                 )
             self._refuse_more(options, outer, site)
             unit = self.unit_class(self, options, site, outer, name=name, joins=True)
+            if options.timeout is not None or outer.deadline is not None:
+                unit.deadline = _earlier(outer.deadline, options.timeout)
         unit.token = self.current_place.enter(unit)
         return unit, how
 
@@ -188,6 +200,8 @@ class BaseDatabase(Generic[S]):
         parent = unit.parent
         inside_readonly = parent is not None and parent.readonly
         unit.session  # noqa: B018 - a unit within another needs the session now
+        if unit.deadline is not None and unit.door is not None:
+            unit.door.timed = True
         return plan.begin(how, unit.options.readonly, inside_readonly)
 
     def _refuse_more(self, asked: UnitOptions, outer: BaseUnit[S], site: Site | None) -> None:
@@ -323,6 +337,13 @@ class BaseDatabase(Generic[S]):
 
     def _with(self) -> str:
         return "async with db.unit() as session" if self.is_async else "with db.unit() as session"
+
+
+def _earlier(outer: Deadline | None, timeout: float | None) -> Deadline | None:
+    """The deadline of a part that asks for *timeout* within a unit that is bound by *outer*."""
+    if outer is None:
+        return None if timeout is None else Deadline(timeout)
+    return outer.within(timeout)
 
 
 def _readonly_around(unit: BaseUnit[Any]) -> bool:

@@ -23,6 +23,7 @@ from tenure.core.plan import Opening, Verdict, drive
 from tenure.core.session import UnitSession
 from tenure.core.unit import BaseUnit
 from tenure.engines import presets
+from tenure.engines.deadline import Deadline
 from tenure.exceptions import BadOption, UnsupportedCallable, WrongDriver
 
 P = ParamSpec("P")
@@ -104,6 +105,7 @@ class UnitFactory:
         isolation: str | None = ...,
         hold: Hold | None = ...,
         retry: opts.Retry | int | None = ...,
+        timeout: float | None = ...,
         settings: Mapping[str, str | int | float | bool] = ...,
         verify_commit: bool = ...,
         name: str | None = ...,
@@ -120,6 +122,8 @@ class UnitFactory:
             isolation: The transaction's isolation, by its SQL name. Default: the database's.
             hold: ``"auto"`` or ``"transaction"``, when the connection is held. Default: the Database's.
             retry: How often a decorated function runs in all, or ``Retry(...)``. Default: once.
+            timeout: Seconds for the waits for a connection, the statements and the COMMIT together, all runs of ``retry``
+                included. Default: no limit.
             settings: Server settings for each transaction of the unit (``SET LOCAL``; PostgreSQL).
             verify_commit: When the connection is lost in COMMIT, ask the server on a new one what became of it, for up to 10 s
                 (PostgreSQL 13 or later; one round trip more for each COMMIT). Default False: ``CommitUnknown``.
@@ -215,10 +219,16 @@ class Database(BaseDatabase[Session]):
         return session, session
 
     def enter(
-        self, options: UnitOptions, site: Site | None, *, name: str | None = None, under: BaseUnit[Session] | None = None
+        self,
+        options: UnitOptions,
+        site: Site | None,
+        *,
+        name: str | None = None,
+        under: BaseUnit[Session] | None = None,
+        deadline: Deadline | None = None,
     ) -> BaseUnit[Session]:
         """Open or join a unit; for hosts. Every call needs its ``leave``."""
-        unit, how = self.open_unit(options, site, name=name, under=under)
+        unit, how = self.open_unit(options, site, name=name, under=under, deadline=deadline)
         if how is not Opening.OWN:
             try:
                 drive(self.beginning(unit, how), unit.act)

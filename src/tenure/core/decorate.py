@@ -17,7 +17,8 @@ from tenure.core.inject import Injection, carry_over, check, core_of, name_of
 from tenure.core.options import UnitOptions
 from tenure.core.session import UnitSession
 from tenure.core.unit import BaseUnit
-from tenure.exceptions import UnsupportedCallable, annotate
+from tenure.engines.deadline import Deadline
+from tenure.exceptions import DeadlineExceeded, UnsupportedCallable, annotate
 
 if TYPE_CHECKING:
     from tenure.core.aio import AsyncDatabase
@@ -53,13 +54,20 @@ class Carried:
             args, kwargs = self.injection.place(unit.session, args, kwargs)
         return self.function(*args, **kwargs)
 
+    def deadline(self) -> Deadline | None:
+        """One for all runs of a call, which begins to count now."""
+        return None if self.options.timeout is None else Deadline(self.options.timeout)
+
     def wait(self, attempt: int, unit: BaseUnit[Any], error: Exception) -> float | None:
         """Seconds to wait before another attempt, or None when there is to be none."""
-        if self.options.retry is None:
+        if self.options.retry is None or isinstance(error, DeadlineExceeded):
             return None
         seconds = retry.wait_before(attempt, self.options.retry, error, unit.outcome, refuted=unit.answer is False)
         if seconds is not None and unit.partly_stored:
             annotate(error, f"tenure: {unit.name!r} is not run again, because its checkpoint has committed a part of it.")
+            return None
+        if seconds is not None and unit.deadline is not None and seconds >= unit.deadline.left():
+            annotate(error, f"tenure: {unit.name!r} is not run again, because its timeout leaves no time for it.")
             return None
         if seconds is not None:
             events.tell(events.Retried(self.database.name, unit.name, attempt, seconds, error))
@@ -101,9 +109,9 @@ def decorate(database: Database, function: Any, options: UnitOptions, session_cl
         given, under = carried.under(args, kwargs)
         if given and under is None:  # a session of the caller's own: its life is the caller's business
             return function(*args, **kwargs)
-        attempt = 1
+        attempt, deadline = 1, carried.deadline()
         while True:
-            unit = database.enter(options, carried.site, name=carried.name, under=under)
+            unit = database.enter(options, carried.site, name=carried.name, under=under, deadline=deadline)
             try:
                 return once(unit, given, args, kwargs)
             except Exception as error:
@@ -135,9 +143,9 @@ def adecorate(database: AsyncDatabase, function: Any, options: UnitOptions, sess
         given, under = carried.under(args, kwargs)
         if given and under is None:
             return await function(*args, **kwargs)
-        attempt = 1
+        attempt, deadline = 1, carried.deadline()
         while True:
-            unit = await database.enter(options, carried.site, name=carried.name, under=under)
+            unit = await database.enter(options, carried.site, name=carried.name, under=under, deadline=deadline)
             try:
                 return await once(unit, given, args, kwargs)
             except Exception as error:

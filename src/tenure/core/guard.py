@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from tenure import callsite
 from tenure.callsite import Site, greenlet_finder, words
 from tenure.core.current import found_at, innermost_open
-from tenure.core.hold import HoldingSession
+from tenure.core.timed import TimedSession
 from tenure.engines.masked import masked
 from tenure.exceptions import ConcurrentUse, ForeignContext, UnitEnded, annotate
 
@@ -30,7 +30,7 @@ def identities() -> Callable[[], object]:
     return greenlet_finder() or threading.current_thread
 
 
-class GuardedSession(HoldingSession):
+class GuardedSession(TimedSession):
     """A session that knows who is in it. Each way in goes through ``_enter`` and ``_leave``."""
 
     touched = False  # used at all, so that there may be something to end
@@ -88,6 +88,9 @@ class GuardedSession(HoldingSession):
             return
         try:
             self._check()
+            site = self.line(4)
+            if self.timed:
+                self._clock_in(operation, site)
         except BaseException:
             self._lock.release()
             raise
@@ -95,14 +98,17 @@ class GuardedSession(HoldingSession):
         self.touched = True
         if self._owner_turn is None or self._owner_turn() is not me:
             self._owner_turn, self._owner = weakref.ref(me), self._worker()
-        self._site = self.line(4)
+        self._site = site
         self._since = time.monotonic()
 
     def _leave(self, error: BaseException | None) -> None:
         if self._depth > 1:
             self._depth -= 1
             return
+        late: BaseException | None = None
         try:
+            if self._running is not None:
+                late = self._clock_out(error, self._site)
             if self._lease is not None or self._spent or self._streams:
                 self._outermost_returned(error)
         except BaseException as failed:
@@ -117,6 +123,8 @@ class GuardedSession(HoldingSession):
             if self._last_call:
                 self._last_call = False
                 super().close()
+        if late is not None:
+            raise late from error
 
     def _overlap(self, operation: str) -> None:
         first_line = words(self._site)

@@ -7,7 +7,7 @@ not surely a plain read pins one connection in a transaction until commit or rol
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from tenure.core.plainread import PlainReads
     from tenure.core.unit import BaseUnit
 
+T = TypeVar("T")
 _READ_COMMITTED = strength("READ COMMITTED")
 
 
@@ -86,7 +87,7 @@ class HoldingSession(LateSession):
             if not plain or self._streams or self._explicit or self.in_nested_transaction() or self._is_classic():
                 self._pin()
             elif self._lease is None:
-                self._lease = self._supply.read(self._holder(), begun=bool(self.dispatch.after_begin))
+                self._lease = self._lend(self._supply.read, begun=bool(self.dispatch.after_begin))
         assert self._lease is not None
         return self._lease.connection
 
@@ -122,7 +123,7 @@ class HoldingSession(LateSession):
         asked = self._unit.options.isolation or self._unit.database.isolation
         if asked is None and self._supply.profile.isolation is not None:
             return "READ COMMITTED"
-        return asked or self._supply.default_isolation()
+        return asked or self._supply.known_isolation() or self._wait(self._supply.default_isolation)
 
     def _pin(self) -> None:
         """Take a connection for a transaction. A read lease is set aside: an outer statement may still have it in its hands."""
@@ -139,7 +140,7 @@ class HoldingSession(LateSession):
             one_call,
             handed_over=self._operation == "connection",
         )
-        self._lease = self._supply.transact(self._holder(), terms)
+        self._lease = self._lend(self._supply.transact, terms)
         self._pinned = True
         self._answer = None
         if options.verify_commit and not terms.readonly:
@@ -169,7 +170,7 @@ class HoldingSession(LateSession):
         if self._spent:
             spent, self._spent = self._spent, None
             for one in spent:
-                self._supply.give_back(one)
+                self._give_back(one)
         lease = self._lease
         if lease is not None and self._pinned and error is not None and self.is_active and not lease.connection.in_transaction():
             # BEGIN itself failed, as SQLite's does when the file stays locked: nothing has begun. After a failed flush, which has
@@ -182,7 +183,7 @@ class HoldingSession(LateSession):
                     lease.connection.invalidate()
                 self._end_read()
             finally:
-                self._supply.give_back(lease)
+                self._give_back(lease)
 
     def _lingers(self, error: BaseException) -> bool:
         """Whether *error* may have left the server in mid-statement, with its locks and snapshot."""
@@ -202,7 +203,7 @@ class HoldingSession(LateSession):
             if self._pinned and self._lease is not None:
                 lease, self._lease, self._pinned = self._lease, None, False
                 if self._held_back is None:
-                    self._supply.give_back(lease)
+                    self._give_back(lease)
                 else:
                     self._held_back.append(lease)
 
@@ -234,7 +235,16 @@ class HoldingSession(LateSession):
             return False
         return lease.connection.get_transaction() is None
 
-    # -- filled in by UnitSession -------------------------------------------------------------------------
+    # -- filled in by the classes that follow ---------------------------------------------------------------
+
+    def _wait(self, call: Callable[..., T], *args: Any, **kw: Any) -> T:
+        raise NotImplementedError  # pragma: no cover
+
+    def _lend(self, take: Callable[..., Lease], *args: Any, **kw: Any) -> Lease:
+        raise NotImplementedError  # pragma: no cover
+
+    def _give_back(self, lease: Lease) -> None:
+        raise NotImplementedError  # pragma: no cover
 
     def _holder(self) -> Any:
         raise NotImplementedError  # pragma: no cover

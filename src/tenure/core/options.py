@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from functools import lru_cache
+from math import isfinite
 from types import MappingProxyType
 from typing import Any, Final, Literal, TypeAlias, get_args
 
@@ -27,8 +28,9 @@ def strength(isolation: str) -> int:
 
 
 def check_seconds(name: str, value: object, *, above: float | None = None) -> None:
-    """Raise BadOption unless *value* is a number of seconds, at least 0, or more than *above*."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or value < 0 or (above is not None and value <= above):
+    """Raise BadOption unless *value* is a finite number of seconds, at least 0, or more than *above*."""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and isfinite(value)
+    if not is_number or value < 0 or (above is not None and value <= above):  # type: ignore[operator]
         raise BadOption(f"{name}={value!r}: give seconds, {'at least 0' if above is None else f'more than {above:g}'}.")
 
 
@@ -69,6 +71,7 @@ class UnitOptions:
     isolation: str | None = None
     hold: Hold | None = None
     retry: Retry | None = None
+    timeout: float | None = None
     settings: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     verify_commit: bool = False
     name: str | None = None
@@ -78,6 +81,8 @@ class UnitOptions:
         _choice("propagation", self.propagation, get_args(Propagation))
         _choice("verify_commit", self.verify_commit, (True, False))
         _choice("hold", self.hold, (None, *get_args(Hold)))
+        if self.timeout is not None:
+            check_seconds("timeout", self.timeout, above=0.0)
         _text("name", self.name)
         object.__setattr__(self, "isolation", _isolation(self.isolation))
         object.__setattr__(self, "retry", _retry(self.retry))

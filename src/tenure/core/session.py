@@ -24,6 +24,7 @@ from tenure.core.guard import describe, identities
 from tenure.core.hold import streams
 from tenure.core.plan import Outcome
 from tenure.core.transaction import TransactionSession
+from tenure.engines.watch import LoopWatch, Watch
 from tenure.exceptions import BadOption, annotate
 
 if TYPE_CHECKING:
@@ -51,6 +52,8 @@ class UnitSession(TransactionSession):
         self._identity = identities()
         self._opener = self._worker()
         self.sites = {}
+        if unit.deadline is not None:
+            self.timed = True
 
     @property
     def unit(self) -> BaseUnit[Any]:
@@ -198,6 +201,7 @@ class AsyncioUnitSession(UnitSession):
     """The synchronous session behind an ``AsyncSession``: its owner is a task."""
 
     is_async = True
+    watch_class: type[Watch] = LoopWatch
     _loop: asyncio.AbstractEventLoop | None = None
 
     def _worker(self) -> Any:

@@ -28,7 +28,6 @@ class TransactionSession(ReadOnlySession):
 
     committed = False  # SQLAlchemy has told of a COMMIT, and will tell that the transaction has ended
     released: SessionTransaction | None = None  # the same, for a savepoint
-    _streamed: list[Any] | None = None  # results whose rows are fetched as they are read
     _over = False  # the COMMIT that ends the unit is done
 
     # -- what writes ------------------------------------------------------------------------------------------
@@ -141,7 +140,7 @@ class TransactionSession(ReadOnlySession):
         finally:
             self._held_back = None
             for lease in held:
-                self._supply.give_back(lease)
+                self._give_back(lease)
 
     def close(self) -> None:
         """In the unit's own code: undo what is not committed and let go of all objects. The unit's end closes for good."""

@@ -17,6 +17,7 @@ from tenure.core import events
 from tenure.core.hooks import Failure, Hook, Hooks
 from tenure.core.options import UnitOptions
 from tenure.core.plan import Outcome, Step
+from tenure.engines.deadline import Deadline
 from tenure.exceptions import BadOption, CommitUnknown, NotOwner, OutcomeSettled, RollbackOnly, UnitEnded, annotate, brief
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ class BaseUnit(Generic[S]):
     end_site: Site | None = None
     end_time = 0.0
     doubtful = False  # it is not known whether the COMMIT of a checkpoint took place
+    deadline: Deadline | None = None  # the earliest that binds this unit: its own, or that of one which it has joined
     partly_stored = False  # a checkpoint has committed something: what follows may fail, but not undo it
     answer: bool | None = None  # what the server said when it was asked what became of a COMMIT
     _entering = False
@@ -265,6 +267,11 @@ class BaseUnit(Generic[S]):
         within = () if root._door is None else root._door.savepoints()
         if not any(one.error is error and one.within == within for one in root._failures):
             root._failures.append(Failure(error, site or callsite.of_error(error) or callsite.here(2), within))
+
+    def renamed(self, error: BaseException, other: BaseException) -> None:
+        """*error*, which may have been noted as a failure, is raised as *other*."""
+        if self._failures:
+            self._failures = [one._replace(error=other) if one.error is error else one for one in self._failures]
 
     def savepoint_undone(self, transaction: SessionTransaction) -> None:
         """A savepoint was rolled back: what failed in it is undone, and its hooks for a commit go with it."""

@@ -35,6 +35,12 @@ class Holder(Protocol):
     def connection_lost(self, error: BaseException) -> None:
         """The connection was lost in a statement that is no COMMIT; *error* is about to be raised."""
 
+    def instead_of(self, error: BaseException) -> BaseException | None:
+        """What to raise in place of *error*, with which fetching rows has failed, if anything."""
+
+    def patience(self) -> float | None:
+        """Seconds that the holder may still wait for a connection; None without a limit of its own."""
+
 
 class Lease:
     """The time for which a holder has a connection.

@@ -14,6 +14,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import QueuePool
 
 from tenure.callsite import here, words
+from tenure.engines.interrupt import interrupt_of
 from tenure.engines.ledger import Holder, Lease, Ledger
 from tenure.engines.liveness import Liveness, only_ours
 from tenure.engines.outcome import Witness
@@ -57,6 +58,7 @@ class Supply:
         self.engine = engine
         self.name = name
         self.profile = profile_of(engine)
+        self.interrupt = interrupt_of(engine)
         self.ledger = Ledger()
         self.witness = Witness(engine)
         self.liveness = Liveness(engine, self.ledger, liveness)
@@ -74,8 +76,9 @@ class Supply:
             event.listen(self._writer, "set_connection_execution_options", self._options_are_set)
         if self.profile.switch_back is not None:  # never removed: it also serves leases that outlive this object
             event.listen(engine, "checkin", self.profile.switch_back)
+        self._hears_failures = False
         if self._failures_count:
-            event.listen(engine, "handle_error", self._statement_failed)
+            self.hear_failures()
 
     def read(self, holder: Holder, *, begun: bool = False) -> Lease:
         """A connection in autocommit, for one plain read.
@@ -188,7 +191,7 @@ class Supply:
         if not self.closed:
             self.closed = True
             self.liveness.close()
-            if self._failures_count:
+            if self._hears_failures:
                 event.remove(self.engine, "handle_error", self._statement_failed)
 
     def _connect(self, engine: Engine) -> Connection:
@@ -252,15 +255,22 @@ class Supply:
             self.witness.committing(lease, connection)
             lease.commit_sent = True
 
-    def _statement_failed(self, context: Any) -> None:
+    def hear_failures(self) -> None:
+        """From now on tell holders of errors on their connections; a listener costs a little in each statement."""
+        if not self._hears_failures and not self.closed:
+            self._hears_failures = True
+            event.listen(self.engine, "handle_error", self._statement_failed)
+
+    def _statement_failed(self, context: Any) -> BaseException | None:
         error = context.sqlalchemy_exception or context.original_exception
         explain(error, self.engine)
-        if not self.profile.failure_spoils and sqlstate(error) not in self.profile.undone_by:
-            return
-        if context.connection is not None and (lease := self.ledger.lease_on(context.connection)):
-            holder = lease.holder()
-            if holder is not None:
-                holder.statement_failed(error)
+        lease = None if context.connection is None else self.ledger.lease_on(context.connection)
+        holder = None if lease is None else lease.holder()
+        if holder is None:
+            return None
+        if self.profile.failure_spoils or sqlstate(error) in self.profile.undone_by:
+            holder.statement_failed(error)
+        return holder.instead_of(error)
 
     def check_settings(self, settings: Mapping[str, str]) -> None:
         """Raise BadOption where the server has no settings that end with the transaction."""

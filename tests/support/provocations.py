@@ -287,6 +287,18 @@ async def _(face):
         await face.decorated(twice)()
 
 
+_SLOW = {
+    "sqlite": f"SELECT '{VALUE}', max(i) FROM (WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT i FROM n)",
+    "postgresql": f"SELECT '{VALUE}', pg_sleep(5)",
+}
+
+
+@provokes("deadline-exceeded")
+async def _(face):
+    async with face.unit(timeout=0.05) as session:
+        await session.execute(text(_SLOW[face.dialect]))
+
+
 # ------------------------------------------------------------------------------------- how it is set up
 
 

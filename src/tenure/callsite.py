@@ -117,6 +117,15 @@ def of_task(task: Any) -> Site | None:
     return found
 
 
+def of_thread(thread: Any) -> Site | None:
+    """The user's line at which a thread is now."""
+    frames = sys._current_frames()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - documented, with an underscore
+    frame = frames.get(getattr(thread, "ident", None) or 0)
+    while frame is not None and not _is_users(frame.f_code):
+        frame = frame.f_back
+    return None if frame is None else (frame.f_code, frame.f_lineno)
+
+
 def of_function(function: Any) -> Site | None:
     """Where *function* is defined, if it was written in Python."""
     code = getattr(function, "__code__", None)

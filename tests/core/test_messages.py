@@ -139,7 +139,7 @@ async def test_what_is_shown_of_a_holder(apt, name):
     face = apt("no-unit")
     async with face.unit() as session:
         await session.execute(STATEMENTS[name])
-        (held,) = face.db.holders()
+        held = face.db.holders()[0]._replace(age=0.0)  # whose digits may be anything
         (lease,) = face.db.supply.ledger.leases()
         shown = [repr(one) for one in (face.db, face.db.supply, face.current, lease, held, face.db.status(), session.raw)]
 

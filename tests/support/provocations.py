@@ -14,6 +14,7 @@ import contextlib
 import contextvars
 import gc
 import threading
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +25,7 @@ from sqlalchemy import event, select, text
 from tenure.engines import pooler
 from tenure.exceptions import TenureError
 
+from support.face import settle
 from support.models import Order, User
 from support.probe import outside
 
@@ -257,6 +259,39 @@ async def _(face):
     finally:
         begun.finish()
         begun.leave(begun.token)
+
+
+@provokes("outcome-settled")
+async def _(face):
+    async with face.unit() as session:
+        await write(session)
+        await settle(face.db.settle(face.current, None))
+        face.current.rollback_only(VALUE)
+
+
+@provokes("held-idle")
+async def _(face):
+    face.db.notices.idle = 1e-6
+    async with face.unit(name="chat") as session:
+        await session.execute(sa.insert(User).values(name=VALUE))
+        time.sleep(0.001)
+
+
+@provokes("unit-too-old")
+async def _(face):
+    face.db.notices.age = 1e-6
+    async with face.unit() as session:
+        time.sleep(0.001)
+        await session.execute(LITERAL)
+
+
+@provokes("too-many-objects")
+async def _(face):
+    face.db.notices.objects = 1
+    async with face.unit() as session:
+        users = [User(name=VALUE), User(name="another")]
+        session.add_all(users)
+        await session.flush()
 
 
 @provokes("detached")

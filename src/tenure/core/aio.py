@@ -19,6 +19,7 @@ from tenure.core.current import nobody
 from tenure.core.database import leaving, no_retry, taken
 from tenure.core.decorate import adecorate
 from tenure.core.hooks import Hook
+from tenure.core.limits import Limits
 from tenure.core.options import GuardMode, Hold, UnitOptions
 from tenure.core.plan import Opening, Plan, Step, Verdict, adrive, drive
 from tenure.core.session import AsyncioUnitSession, UnitSession
@@ -153,6 +154,7 @@ class AsyncDatabase(BaseDatabase[AsyncSession]):
         session_options: Mapping[str, Any] | None = None,
         liveness: float | None = 30.0,
         pooler: str | None = None,
+        limits: Limits = Limits(),  # noqa: B008 - frozen
         finish_within: float = 10.0,
         **engine_options: Any,
     ) -> None:
@@ -174,6 +176,7 @@ class AsyncDatabase(BaseDatabase[AsyncSession]):
             guards=guards,
             session_options=session_options,
             liveness=liveness,
+            limits=limits,
         )
         self._anchor = presets.anchor(engine.url)
         self._finish_within = finish_within

@@ -17,6 +17,7 @@ from tenure.core import detached, events, plan
 from tenure.core import options as opts
 from tenure.core.current import Current
 from tenure.core.hooks import Hook
+from tenure.core.limits import Limits, Notices
 from tenure.core.options import GuardMode, Hold, UnitOptions, strength
 from tenure.core.plainread import PlainReads
 from tenure.core.plan import Opening, Outcome, Plan, Step, Verdict
@@ -67,6 +68,7 @@ class BaseDatabase(Generic[S]):
         guards: Mapping[str, GuardMode] | GuardMode | None,
         session_options: Mapping[str, Any] | None,
         liveness: float | None,
+        limits: Limits,
     ) -> None:
         if liveness is not None:
             opts.check_seconds("liveness", liveness)
@@ -76,6 +78,7 @@ class BaseDatabase(Generic[S]):
         self.isolation = defaults.isolation
         self.modes = opts.guard_modes(guards)
         self.supply = Supply(engine, self.name, liveness)
+        self.notices = Notices(limits)
         self.plain = PlainReads(engine.dialect)
         self.current_place = Current(self.name)
         self.session_options = _session_options(session_options)

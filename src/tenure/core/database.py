@@ -18,6 +18,7 @@ from tenure.core.current import nobody
 from tenure.core.decorate import decorate
 from tenure.core.hooks import Hook
 from tenure.core.inject import name_of
+from tenure.core.limits import Limits
 from tenure.core.options import GuardMode, Hold, UnitOptions
 from tenure.core.plan import Opening, Verdict, drive
 from tenure.core.session import UnitSession
@@ -157,6 +158,7 @@ class Database(BaseDatabase[Session]):
             ``PoolerRefused`` for what would be left on a connection. Default: none.
         liveness: A connection that rested in the pool for longer is asked whether it is alive, in seconds. Default 30.0; 0 asks every
             time, None never. One that the server has closed is replaced in any case, without asking.
+        limits: What a unit may come to before it is logged. Default: ``Limits(idle=30.0, age=600.0, objects=10_000)``.
         engine_options: Passed to ``create_engine``; they go before the preset's.
 
     Raises:
@@ -180,6 +182,7 @@ class Database(BaseDatabase[Session]):
         session_options: Mapping[str, Any] | None = None,
         liveness: float | None = 30.0,
         pooler: str | None = None,
+        limits: Limits = Limits(),  # noqa: B008 - frozen
         **engine_options: Any,
     ) -> None:
         self._owns_engine = not isinstance(url_or_engine, Engine)
@@ -192,7 +195,14 @@ class Database(BaseDatabase[Session]):
         else:
             engine = presets.make_engine(presets.parse(url_or_engine), engine_options, pooler)
         super().__init__(
-            engine, name=name, isolation=isolation, hold=hold, guards=guards, session_options=session_options, liveness=liveness
+            engine,
+            name=name,
+            isolation=isolation,
+            hold=hold,
+            guards=guards,
+            session_options=session_options,
+            liveness=liveness,
+            limits=limits,
         )
         self._anchor = presets.anchor(engine.url)
         self.engine: Engine = engine

@@ -81,6 +81,47 @@ class UnitLeaked(NamedTuple):
     why: str
 
 
+class HeldIdle(NamedTuple):
+    """A unit holds its connection in a transaction, and for a long time has run no statement.
+
+    Attributes:
+        database: Name of the database.
+        unit: Name of the unit.
+        site: Where it was opened.
+        seconds: For how long.
+        since: The line of its last statement.
+        until: Where it has come to meanwhile: its next statement, or where its thread or task waits.
+
+    """
+
+    database: str
+    unit: str
+    site: Site | None
+    seconds: float
+    since: Site | None
+    until: Site | None
+
+
+class UnitTooOld(NamedTuple):
+    """A unit has been open for a long time, in *seconds*, and has come to *line*."""
+
+    database: str
+    unit: str
+    site: Site | None
+    seconds: float
+    line: Site | None
+
+
+class TooManyObjects(NamedTuple):
+    """The session of a unit holds many objects, after the call at *line*."""
+
+    database: str
+    unit: str
+    site: Site | None
+    objects: int
+    line: Site | None
+
+
 class WorkLost(NamedTuple):
     """A request that is to commit explicitly ended with work left uncommitted."""
 
@@ -89,11 +130,24 @@ class WorkLost(NamedTuple):
     message: str
 
 
-Event: TypeAlias = UnitClosed | HookFailed | EndTroubled | Retried | GuardTripped | UnitLeaked | WorkLost
+Event: TypeAlias = (
+    UnitClosed
+    | HookFailed
+    | EndTroubled
+    | Retried
+    | GuardTripped
+    | UnitLeaked
+    | HeldIdle
+    | UnitTooOld
+    | TooManyObjects
+    | WorkLost
+)
 
 
 class Reader(Protocol):
-    """Somebody who is told. Called in the thread of the unit, after its connection has gone home."""
+    """Somebody who is told. Called in the thread of the unit, after its connection has gone home; but what tells that a unit is over
+    a limit comes while it works, and a reader must not use its session.
+    """
 
     def wants(self, kind: type[Event]) -> bool:
         """Whether events of this class are worth making now."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 import time
 import weakref
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from contextvars import ContextVar
 
     from tenure.core.current import Place
+    from tenure.core.limits import Notices
     from tenure.core.unit import BaseUnit
 
 
@@ -40,6 +42,9 @@ class GuardedSession(TimedSession):
     _identity: Callable[[], object]
     _turn: object = None  # the greenlet or thread that is in the session now
     _since = 0.0
+    _left = 0.0  # when the last call came back that left the connection pinned
+    _old_at = math.inf  # when the unit is too old
+    _notices: Notices
     _owner: Any = None  # the thread or task that worked here last
     # Weakly: when a thread ends whose greenlet is still known, greenlet searches all objects for whoever knows it.
     _owner_turn: weakref.ref[Any] | None = None
@@ -98,8 +103,11 @@ class GuardedSession(TimedSession):
         self.touched = True
         if self._owner_turn is None or self._owner_turn() is not me:
             self._owner_turn, self._owner = weakref.ref(me), self._worker()
-        self._site = site
-        self._since = time.monotonic()
+        self._since, before, self._site = time.monotonic(), self._site, site
+        if self._pinned and self._since - self._left > self._notices.idle:
+            self._notices.held_idle(self._unit, self._since - self._left, before, self._site)
+        if self._since > self._old_at:
+            self._too_old(self._site)
 
     def _leave(self, error: BaseException | None) -> None:
         if self._depth > 1:
@@ -109,6 +117,10 @@ class GuardedSession(TimedSession):
         try:
             if self._running is not None:
                 late = self._clock_out(error, self._site)
+            if self._pinned:
+                self._left = time.monotonic()
+            if len(self.identity_map) > self._notices.objects:
+                self._notices.too_many(self._unit, len(self.identity_map), self._site)
             if self._lease is not None or self._spent or self._streams:
                 self._outermost_returned(error)
         except BaseException as failed:
@@ -157,8 +169,24 @@ class GuardedSession(TimedSession):
         self.sites[getattr(mapper, "class_", mapper)] = self._site
 
     def holding(self) -> tuple[str, Site | None, str, str | None, bool]:
+        self._looked_at()
         statement = None if self._statement is None else masked(str(self._statement), self._supply.engine.dialect.name)
         return self._unit.name, self._unit.site, describe(self._owner), statement, self._turn is not None
+
+    def _looked_at(self) -> None:
+        """Somebody asks who holds the connections: tell if this one does for too long."""
+        now, owner = time.monotonic(), _alive(self._owner)
+        line = callsite.of_task(owner) if isinstance(owner, asyncio.Task) else callsite.of_thread(owner)
+        if self._turn is None and self._pinned and now - self._left > self._notices.idle:
+            self._notices.held_idle(self._unit, now - self._left, self._site, line)
+        if now > self._old_at:
+            self._too_old(line)
+
+    def _too_old(self, line: Site | None) -> None:
+        unit = self._unit
+        if not unit.settled:  # in the body of an answer it may live as long as its client listens
+            self._notices.too_old(unit, time.monotonic() - unit.opened, line)
+        self._old_at = math.inf
 
     def owner_is_gone(self) -> bool:
         return _gone(self._owner) and _gone(self._opener)  # who opened the unit may go on after a helper has ended

@@ -47,6 +47,8 @@ class UnitSession(TransactionSession):
         self._unit_ref = weakref.ref(unit)
         self._supply = database.supply
         self._plain = database.plain
+        self._notices = database.notices
+        self._old_at = unit.opened + database.notices.age
         self._var = database.current_place.var
         self._lock = threading.Lock()
         self._identity = identities()

@@ -397,6 +397,8 @@ class BaseUnit(Generic[S]):
             self.reason = type(error).__name__
         elif self._asked is not None and outcome is Outcome.ROLLED_BACK:
             self.reason = self._asked
+        if self.end_time - self.opened > self.database.notices.age and self.root is self and not self.settled:
+            self.database.notices.too_old(self, self.end_time - self.opened, site)
         if self.root is self and events.wanted(events.UnitClosed):
             took = self.end_time - self.opened
             events.tell(events.UnitClosed(self.database.name, self.name, self.site, outcome, self.reason, took))

@@ -18,6 +18,9 @@ _LEVELS: Final[dict[type[events.Event], int]] = {
     events.Retried: logging.INFO,
     events.GuardTripped: logging.WARNING,
     events.UnitLeaked: logging.WARNING,
+    events.HeldIdle: logging.WARNING,
+    events.UnitTooOld: logging.WARNING,
+    events.TooManyObjects: logging.WARNING,
     events.WorkLost: logging.WARNING,
 }
 
@@ -54,5 +57,20 @@ def _line(event: events.Event) -> str:
             return f"{event.unit!r} runs again as attempt {event.attempt} in {event.wait * 1000:.0f} ms: {brief(event.error)}"
         case events.UnitLeaked():
             return f"rolled back {event.unit!r} ({words(event.site)}): {event.why}. Use a with-block. [leaked-unit]"
+        case events.HeldIdle():
+            return (
+                f"{event.unit!r} holds a connection of {event.database!r}, idle for {event.seconds:.0f} s since {words(event.since)}."
+                f" Commit and unit.release() before {words(event.until)}. [held-idle]"
+            )
+        case events.UnitTooOld():
+            return (
+                f"{event.unit!r} ({words(event.site)}) on {event.database!r} is open for {event.seconds:.0f} s, at {words(event.line)}."
+                " Give each piece of work a unit of its own. [unit-too-old]"
+            )
+        case events.TooManyObjects():
+            return (
+                f"{event.unit!r} ({words(event.site)}) on {event.database!r} has {event.objects} objects in its session at {words(event.line)}."
+                " Give each part a unit of its own, or commit and expunge_all() in between. [too-many-objects]"
+            )
         case events.GuardTripped() | events.WorkLost():
             return event.message

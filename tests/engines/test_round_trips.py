@@ -10,10 +10,14 @@ import sqlalchemy as sa
 from support.models import User
 
 PAGE = Path(__file__).parents[2] / "docs" / "explanation" / "round-trips.md"
+MYSQL = {"REPEATABLE READ": {}, "READ COMMITTED": {"isolation_level": "READ COMMITTED"}}
 COLUMNS = {  # of the page, by driver: the heading, and how the Database is made
     "psycopg": {"psycopg": {}},
     "psycopg_async": {"psycopg": {}},
     "asyncpg": {"asyncpg": {}},
+    "pymysql": MYSQL,
+    "aiomysql": MYSQL,
+    "asyncmy": MYSQL,
 }
 KEY = -1  # no key that the server gives
 UPDATE = sa.update(User).where(User.id == KEY).values(balance=1)

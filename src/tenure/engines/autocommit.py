@@ -30,6 +30,11 @@ def is_on(info: dict[Any, Any]) -> bool:
     return _ON in info
 
 
+def forget(info: dict[Any, Any]) -> None:
+    """It is switched off again."""
+    del info[_ON]
+
+
 def switch_back(connection: Any, record: Any) -> None:
     """Pool event ``checkin``: whoever takes the connection next begins a transaction. Sees those of dropped units, too."""
     if connection is not None and record.info.pop(_ON, False):

@@ -15,6 +15,7 @@ from sqlalchemy import event
 from sqlalchemy.engine import Engine
 from sqlalchemy.exc import DisconnectionError, InvalidatePoolError
 
+from tenure.engines import resting
 from tenure.engines.ledger import Ledger
 from tenure.exceptions import annotate, brief, sqlstate
 
@@ -116,9 +117,9 @@ class Liveness:
 
 
 def only_ours(listeners: Iterable[Any]) -> bool:
-    """Whether nobody but ``Liveness`` is among *listeners* of the event ``checkout``."""
+    """Whether nobody but tenure is among *listeners* of the event ``checkout``."""
     ours = Liveness.checked_out
-    return all(getattr(one, "__func__", None) is ours for one in listeners)
+    return all(getattr(one, "__func__", None) is ours or one is resting.checked_out for one in listeners)
 
 
 def _poll(descriptor: int) -> int:

@@ -29,8 +29,9 @@ def mysql() -> dict[str, Any]:
 
     ``pool_recycle`` of 3600 s: the server ends a connection that was idle for ``wait_timeout``, 28,800 s unless changed; many
     hosts set an hour or more. ``pool_use_lifo``: as for PostgreSQL.
+    ``skip_autocommit_rollback``: a plain read, which runs in autocommit, is not followed by a ROLLBACK.
     """
-    return {"pool_recycle": 3600, "pool_use_lifo": True}
+    return {"pool_recycle": 3600, "pool_use_lifo": True, "skip_autocommit_rollback": True}
 
 
 def parse(url: object) -> URL:

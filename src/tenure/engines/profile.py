@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 from sqlalchemy.engine import Engine
 from sqlalchemy.pool import PoolProxiedConnection
 
-from tenure.engines import autocommit
+from tenure.engines import autocommit, resting
 from tenure.exceptions import sqlstate
 
 # Drivers whose rows are in memory when execute() returns. For any other a connection is not given back before the unit ends.
@@ -43,7 +43,7 @@ class Profile(NamedTuple):
         takes_settings: The server has settings that end with the transaction (``SET LOCAL``).
         isolation: The isolation of its transactions, where there is but one; else it is asked.
         client_errors_linger: An error found by the driver leaves the server in mid-statement (asyncpg in autocommit).
-        read: Execution options of a connection for plain reads.
+        rests: What a plain read has switched on stays on in the pool; strangers get it switched off (MySQL).
         switch: Tells a connection that was just taken its purpose, one of ``PURPOSES``.
         pipeline: Lets a transaction, with settings, begin in the round trip of its first statement; False where it cannot.
         classic: Undoes that for somebody who sets the isolation himself.
@@ -60,7 +60,7 @@ class Profile(NamedTuple):
     takes_settings: bool = False
     isolation: str | None = None
     client_errors_linger: bool = False
-    read: Mapping[str, Any] = MappingProxyType({})
+    rests: bool = False
     switch: Callable[[PoolProxiedConnection, str], None] | None = None
     pipeline: Callable[[PoolProxiedConnection, Mapping[str, str]], bool] | None = None
     classic: Callable[[PoolProxiedConnection], None] | None = None
@@ -79,7 +79,8 @@ def profile_of(engine: Engine) -> Profile:
     if family == "mysql":
         # For the session: on MariaDB a DDL statement ends a transaction that alone was read-only, and is carried out.
         read_only = ("SET SESSION TRANSACTION READ ONLY", "SET SESSION TRANSACTION READ WRITE")
-        return Profile(reads_alone=buffers, read={"isolation_level": "AUTOCOMMIT"}, readonly_on=read_only, undone_by=_UNDONE)
+        switch = resting.switch if buffers else None
+        return Profile(reads_alone=buffers, switch=switch, rests=buffers, readonly_on=read_only, undone_by=_UNDONE)
     if family == "sqlite":
         return _sqlite(engine)
     return Profile()

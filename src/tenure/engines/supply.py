@@ -14,6 +14,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import QueuePool
 
 from tenure.callsite import here, words
+from tenure.engines import resting
 from tenure.engines.interrupt import interrupt_of
 from tenure.engines.ledger import Holder, Lease, Ledger
 from tenure.engines.liveness import Liveness, only_ours
@@ -65,7 +66,6 @@ class Supply:
         self.closed = False
         self.peak = 0
         self._failures_count = self.profile.failure_spoils or bool(self.profile.undone_by)
-        self._reader = engine.execution_options(**self.profile.read) if self.profile.read else engine
         # The listener is on the writer alone: SQLAlchemy takes a longer way through each statement of an engine that has one,
         # +12 % for a read on SQLite.
         self._writer = engine.execution_options()
@@ -77,6 +77,8 @@ class Supply:
         if self.profile.switch_back is not None:  # never removed: it also serves leases that outlive this object
             event.listen(engine, "checkin", self.profile.switch_back)
         self._hears_failures = False
+        if self.profile.rests:  # as switch_back
+            event.listen(engine, "checkout", resting.checked_out)
         if self._failures_count:
             self.hear_failures()
 
@@ -86,12 +88,11 @@ class Supply:
         Where somebody has a say in how a transaction begins (*begun*, or a listener that may ``SET LOCAL``), it is one that begins
         a transaction for this read: what they set would not hold in autocommit, or could not be switched to.
         """
-        if self.profile.isolation is None and (begun or self._is_listened_to()):
-            return self._lease(self._connect(self.engine), holder, None)
-        connection = self._connect(self._reader)
-        if self.profile.switch is not None:
+        classic = self.profile.isolation is None and (begun or self._is_listened_to())
+        connection = self._connect(self.engine)
+        if self.profile.switch is not None and (self.profile.rests or not classic):
             try:
-                self.profile.switch(connection.connection, "read")
+                self.profile.switch(connection.connection, "write" if classic else "read")
             except BaseException:
                 connection.invalidate()
                 connection.close()
@@ -206,7 +207,11 @@ class Supply:
             elif capacity is not None:
                 self.peak = out + 1
         try:
-            connection = engine.connect()
+            if self.profile.rests:
+                with resting.taking():
+                    connection = engine.connect()
+            else:
+                connection = engine.connect()
         except (DBAPIError, OSError) as error:  # asyncpg lets an OSError through as it is
             error.add_note(
                 f"tenure: no connection of {self.name!r} could be made to {engine.url.render_as_string(hide_password=True)}."

@@ -11,7 +11,7 @@ from tenure.engines import outcome
 from tenure.exceptions import BadOption, CommitUnknown, JoinRefused
 
 from support import servers
-from support.face import SessionFace
+from support.face import SessionFace, face_of, settle
 from support.models import User
 
 POSTGRESQL = ("psycopg", "asyncpg", "psycopg_async")
@@ -182,9 +182,20 @@ async def test_a_server_that_comes_back(make_face, proxy):
 
 
 @postgresql
-async def test_a_full_pool_is_no_deadlock(make_face, proxy):
+async def test_a_full_pool_is_no_deadlock(make_face, proxy, monkeypatch):
     """R40: the question does not wait for a connection that others, or this unit itself, hold."""
-    face = make_face(through=proxy, pool_size=1, max_overflow=0, pool_timeout=1)
+    monkeypatch.setattr(outcome, "LIMIT", 2.0)
+    face = make_face(through=proxy, pool_size=1, max_overflow=0, pool_timeout=0.5)
+    real = outcome.Witness.ask
+
+    def ask(witness, lease):
+        held = face.pool.connect()  # somebody was faster
+        try:
+            return real(witness, lease)
+        finally:
+            held.close()
+
+    monkeypatch.setattr(outcome.Witness, "ask", ask)
     proxy.cut_after(b"COMMIT")
 
     async with face.unit(verify_commit=True) as session:
@@ -252,6 +263,44 @@ async def test_a_checkpoint_of_which_nothing_is_known(make_face, proxy, monkeypa
 
     assert unit.outcome is Outcome.UNKNOWN
     assert hooks.ran == []
+
+
+@postgresql
+async def test_in_the_body_of_a_response(make_face, proxy):
+    """R40: a unit that is settled first and read from afterwards, as a web request is, can be read from."""
+    face = make_face(through=proxy)
+    db = face.db
+    unit = await settle(db.enter(db.unit_options({"verify_commit": True}), None))
+    session = face_of(unit.session)
+    session.add(User(name="ada", balance=1))
+    proxy.cut_after(b"COMMIT")
+
+    verdict = await settle(db.settle(unit, None))
+    assert verdict.outcome is Outcome.COMMITTED
+    assert await session.scalar(sa.select(User.name)) == "ada"
+    await settle(db.leave(unit, None, None, verdict))
+
+    assert unit.outcome is Outcome.COMMITTED
+    assert face.out() == 0
+
+
+@pytest.mark.drivers("asyncpg")
+@pytest.mark.parametrize("where", ["at the end", "at a checkpoint"])
+async def test_a_commit_that_timed_out_is_in_doubt(make_face, proxy, where):
+    """R40: asyncpg's own time limit tells as little of a COMMIT as a broken connection does, and is no known rollback."""
+    face = make_face(through=proxy, connect_args={"command_timeout": 0.2})
+    sa.event.listen(face.sync_engine, "commit", lambda _connection: proxy.freeze())
+
+    with pytest.raises(CommitUnknown) as caught:
+        async with face.unit() as session:
+            session.add(User(name="ada", balance=1))
+            unit = face.current
+            if where == "at a checkpoint":
+                await session.commit()
+    proxy.thaw()
+
+    assert isinstance(caught.value.__cause__, TimeoutError)
+    assert unit.outcome is Outcome.UNKNOWN
 
 
 @postgresql

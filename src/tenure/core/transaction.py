@@ -96,6 +96,8 @@ class TransactionSession(ReadOnlySession):
         try:
             self._in_transaction("commit", super().commit)
         except BaseException as failed:
+            if isinstance(failed, OSError) and self._lease is not None:  # asyncpg: timed out, or broken, in mid-COMMIT
+                self._lease.connection.invalidate(failed)
             if self._unit.ending:
                 raise
             verdict = drive(became(failed, self._unit), self._unit.act)
@@ -103,11 +105,17 @@ class TransactionSession(ReadOnlySession):
                 raise
             if verdict.error is not None:
                 raise verdict.error from failed
-            self._through("commit", self._go_on)
         self._run_due()
 
+    def ask(self) -> bool | None:
+        """As ``HoldingSession``; after a COMMIT that took place the session is as after any other."""
+        answer = super().ask()
+        if answer:
+            self._through("commit", self._go_on)
+        return answer
+
     def _go_on(self) -> None:
-        """After a COMMIT that took place although its answer was lost: as after any other. Not by rollback(), which undoes objects."""
+        # Not by rollback(), which would expire the objects and let go of the new ones.
         if (transaction := self.get_transaction()) is not None:
             transaction.close()
         if self.expire_on_commit:

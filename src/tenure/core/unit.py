@@ -321,7 +321,7 @@ class BaseUnit(Generic[S]):
         if not isinstance(error, Exception):  # an interruption or a cancellation goes on as what it is
             annotate(error, f"tenure: interrupted {what} [commit-unknown]")
             return error
-        if not (isinstance(error, DBAPIError) and error.connection_invalidated):
+        if not isinstance(error, OSError) and not (isinstance(error, DBAPIError) and error.connection_invalidated):
             return None
         unknown = CommitUnknown(f"connection lost {what}")
         unknown.__cause__ = error

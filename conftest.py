@@ -1,4 +1,7 @@
-"""The Python examples in README.md and docs/ are run, each document in a folder of its own."""
+"""The Python examples in README.md and docs/ are run, each document in a folder of its own.
+
+One that needs a server is run by a test: tests/examples/test_tenants.py.
+"""
 
 import contextlib
 import logging
@@ -34,6 +37,7 @@ def _end(namespace: dict[str, Any]) -> None:
 pytest_collect_file = Sybil(
     parsers=[ExampleParser(), SkipParser()],
     patterns=["README.md", "docs/*.md", "docs/**/*.md"],
+    excludes=["docs/how-to/tenants.md"],
     setup=_begin,
     teardown=_end,
 ).pytest()

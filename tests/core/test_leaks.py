@@ -118,6 +118,21 @@ async def test_a_unit_that_was_dropped(small, told):
 
 
 @some
+async def test_a_dropped_unit_is_not_joined(small, told):
+    """R47: the code that dropped a unit and opens another has one of its own, and what that writes is stored."""
+    face = small()
+    block = face.unit(name="dropped")
+    session = await block.__aenter__()
+    await session.scalar(sa.select(User.id))
+    del block, session
+    gc.collect()  # under asyncio the unit is rolled back in a later turn of the loop
+    await next_one(face)
+
+    assert stored(face) == ["next"]
+    assert sorted(told.outcomes()) == ["committed", "rolled back"]
+
+
+@some
 async def test_a_dropped_unit_in_a_cycle(small, told):
     """R47: a unit that only the garbage collector can find is found when its connection is needed."""
     face = small()

@@ -25,6 +25,7 @@ from tenure.core.session import UnitSession
 from tenure.core.unit import BaseUnit
 from tenure.engines.deadline import Deadline
 from tenure.engines.ledger import HolderReport
+from tenure.engines.masked import shown
 from tenure.engines.supply import Supply
 from tenure.exceptions import BadOption, JoinRefused, NoUnit, TenureError, UnexpectedUnit, UnitEnded, annotate
 
@@ -134,7 +135,7 @@ class BaseDatabase(Generic[S]):
         return self.supply.ledger.reports()
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.name!r} {self.supply.engine.url.render_as_string(hide_password=True)}>"
+        return f"<{type(self).__name__} {self.name!r} {shown(self.supply.engine.url)}>"
 
     # -- opening ------------------------------------------------------------------------------------------
 

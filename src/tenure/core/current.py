@@ -83,7 +83,10 @@ class Current:
 
 
 def innermost_open(unit: BaseUnit[Any] | None) -> BaseUnit[Any] | None:
-    """*unit*, or the first further out that has not ended: a task may outlive the part of a unit in which it was begun."""
-    while unit is not None and (unit.ended or unit.root.ended):
+    """*unit*, or the first further out that has not ended: a task may outlive the part of a unit in which it was begun.
+
+    One that was dropped, and under asyncio waits for its loop to roll it back, counts as ended: what joined it would be lost.
+    """
+    while unit is not None and (unit.ended or unit.root.ended or unit.root.dropped):
         unit = unit.parent
     return unit

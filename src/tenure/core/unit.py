@@ -36,6 +36,7 @@ class BaseUnit(Generic[S]):
 
     ended = False
     ending = False
+    dropped = False  # nobody can end it any more
     settled = False
     outcome: Outcome | None = None
     reason = "returned"
@@ -76,6 +77,7 @@ class BaseUnit(Generic[S]):
         """The last net: nobody can end this unit any more."""
         if self.ended or self._door is None or sys.is_finalizing():
             return
+        self.dropped = True
         self._door.keep(self)
         if self._door.touched:
             self._door.dropped()

@@ -1,9 +1,11 @@
-"""The text of a statement without the values in it: what may be shown to somebody who may not see the data."""
+"""Statements without their values and addresses without their passwords: what may be shown to somebody who may not see these."""
 
 from __future__ import annotations
 
 import re
 from typing import Final
+
+from sqlalchemy.engine import URL
 
 # In this order. What one database reads as a string and another as something else counts as a string: in doubt it is masked.
 _COMMENTS: Final = r"/\*.*?(?:\*/|\Z)|--[^\n]*"
@@ -14,6 +16,14 @@ _VALUES: Final = r"""
     | (?<![\w$])\d[\w.]*                                   # a number, of any base; not in a name
     """
 _NAME: Final = r'"(?:[^\W\d]\w*|[^\W\d]\w*(?:\.\w+)+)"'  # MySQL and SQLite take double quotes for strings, too
+_PRIVATE: Final = r"(?i)pass|pwd|secret|token|key"  # names of options of a driver, given in the address
+
+
+def shown(url: URL) -> str:
+    """*url* with stars in the place of its password, and of what its query may give as one."""
+    hidden = {name: "***" for name in url.query if re.search(_PRIVATE, name)}
+    text = url.set(query={**url.query, **hidden}).render_as_string(hide_password=True)
+    return text.replace("%2A%2A%2A", "***")
 
 
 def masked(sql: str, dialect: str = "") -> str:
@@ -28,10 +38,10 @@ def masked(sql: str, dialect: str = "") -> str:
     kept = "" if mysql else f"(?P<kept>{_NAME})|"
     comments = f"{_COMMENTS}|\\#[^\\n]*" if mysql else _COMMENTS
     pattern = f'(?P<comment>{comments})|{kept}"[^"]*(?:"|\\Z)|{_VALUES}'
-    return re.sub(pattern, _shown, sql, flags=re.VERBOSE | re.DOTALL)
+    return re.sub(pattern, _in_place_of, sql, flags=re.VERBOSE | re.DOTALL)
 
 
-def _shown(found: re.Match[str]) -> str:
+def _in_place_of(found: re.Match[str]) -> str:
     parts = found.groupdict()
     if parts["comment"] is not None:
         return " "

@@ -49,8 +49,12 @@ def parse(url: object) -> URL:
     try:
         found = make_url(url)
         found.get_dialect()
-    except (ArgumentError, NoSuchModuleError) as error:
-        scheme = str(url).split(":", 1)[0]
+    except (
+        ArgumentError,
+        NoSuchModuleError,
+        ValueError,
+    ) as error:  # ValueError: the port, or what was taken for one, is no number
+        scheme = str(url).partition("://")[0] if "://" in str(url) else "no scheme"
         raise BadOption(
             f"the database URL that begins with {scheme!r} cannot be used: {type(error).__name__}. Its form is dialect+driver://user:password@host/name."
         ) from None

@@ -18,6 +18,7 @@ from tenure.engines import resting
 from tenure.engines.interrupt import interrupt_of
 from tenure.engines.ledger import Holder, Lease, Ledger
 from tenure.engines.liveness import Liveness, only_ours
+from tenure.engines.masked import shown
 from tenure.engines.outcome import Witness
 from tenure.engines.pooler import explain
 from tenure.engines.profile import profile_of
@@ -214,7 +215,7 @@ class Supply:
                 connection = engine.connect()
         except (DBAPIError, OSError) as error:  # asyncpg lets an OSError through as it is
             error.add_note(
-                f"tenure: no connection of {self.name!r} could be made to {engine.url.render_as_string(hide_password=True)}."
+                f"tenure: no connection of {self.name!r} could be made to {shown(engine.url)}."
                 " Nothing was stored. Check that the server runs and that the URL names it."
             )
             raise

@@ -33,6 +33,15 @@ class UnitClosed(NamedTuple):
     seconds: float
 
 
+class InDoubt(NamedTuple):
+    """It is not known whether the COMMIT of a unit took place; told as well as its end, which few listen to."""
+
+    database: str
+    unit: str
+    site: Site | None
+    reason: str
+
+
 class HookFailed(NamedTuple):
     """A hook raised after the outcome was settled; it changed nothing."""
 
@@ -132,6 +141,7 @@ class WorkLost(NamedTuple):
 
 Event: TypeAlias = (
     UnitClosed
+    | InDoubt
     | HookFailed
     | EndTroubled
     | Retried

@@ -401,6 +401,8 @@ class BaseUnit(Generic[S]):
             self.reason = self._asked
         if self.end_time - self.opened > self.database.notices.age and self.root is self and not self.settled:
             self.database.notices.too_old(self, self.end_time - self.opened, site)
+        if outcome is Outcome.UNKNOWN and self.root is self:
+            events.tell(events.InDoubt(self.database.name, self.name, self.site, self.reason))
         if self.root is self and events.wanted(events.UnitClosed):
             took = self.end_time - self.opened
             events.tell(events.UnitClosed(self.database.name, self.name, self.site, outcome, self.reason, took))

@@ -7,12 +7,12 @@ from typing import Final
 
 from tenure.callsite import words
 from tenure.core import events
-from tenure.core.plan import Outcome
 from tenure.exceptions import brief
 
 _log: Final = logging.getLogger("tenure")
 _LEVELS: Final[dict[type[events.Event], int]] = {
     events.UnitClosed: logging.DEBUG,
+    events.InDoubt: logging.ERROR,
     events.HookFailed: logging.ERROR,
     events.EndTroubled: logging.ERROR,
     events.Retried: logging.INFO,
@@ -34,10 +34,7 @@ class LogReader:
 
     def __call__(self, event: events.Event) -> None:
         """Write one line. No statement, parameter or password is in it."""
-        level = _LEVELS[type(event)]
-        if isinstance(event, events.UnitClosed) and event.outcome is Outcome.UNKNOWN:
-            level = logging.ERROR
-        _log.log(level, "tenure: %s", _line(event))
+        _log.log(_LEVELS[type(event)], "tenure: %s", _line(event))
 
 
 def _line(event: events.Event) -> str:
@@ -45,6 +42,9 @@ def _line(event: events.Event) -> str:
         case events.UnitClosed():
             took = f"{event.seconds * 1000:.1f} ms"
             return f"{event.unit!r} ({words(event.site)}) on {event.database!r}: {event.outcome.value}, {event.reason}, {took}"
+        case events.InDoubt():
+            opened = f"{event.unit!r} ({words(event.site)}) on {event.database!r}"
+            return f"it is not known whether {opened} was committed: {event.reason}. Check before a rerun. [commit-unknown]"
         case events.HookFailed():
             return (
                 f"hook {event.hook!r} ({words(event.site)}) of {event.unit!r} failed after the outcome was known"

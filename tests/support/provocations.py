@@ -53,9 +53,7 @@ class Provoked:
 
 PROVOCATIONS: dict[str, Provoked] = {}
 
-ELSEWHERE: dict[str, str] = {
-    "outcome-settled": "tests/web/test_boundary.py::test_a_rollback_asked_for_too_late",
-}
+ELSEWHERE: dict[str, str] = {}
 """Slug and test, as ``tests/engines/test_admission.py::test_name``, of what is provoked where it can be provoked best."""
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 import weakref
+from contextvars import ContextVar
 from typing import Any, Final
 
+from sqlalchemy import event
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.util import await_only, greenlet_spawn
 
@@ -14,6 +17,7 @@ from tenure.engines.ledger import Lease
 from tenure.exceptions import BadOption, sqlstate
 
 LIMIT: Final = 10.0  # seconds in which the server must answer
+_left: ContextVar[float | None] = ContextVar("left", default=None)  # seconds that a question may still take in this thread
 _FIRST_PAUSE: Final = 0.005
 _LONGEST_PAUSE: Final = 0.25
 _OLDEST: Final = (13,)  # has pg_xact_status() for the 64-bit numbers that never repeat
@@ -37,6 +41,8 @@ class Witness:
     def watch(self, lease: Lease) -> None:
         """Remember the number of the transaction that ends on *lease*."""
         self.check()
+        if not event.contains(self._engine, "do_connect", self._connecting):
+            event.listen(self._engine, "do_connect", self._connecting)
         self._numbers[lease] = None
 
     def committing(self, lease: Lease, connection: Connection) -> None:
@@ -44,6 +50,11 @@ class Witness:
         if lease in self._numbers:
             asked = connection.exec_driver_sql("SELECT CAST(pg_current_xact_id_if_assigned() AS text)")
             self._numbers[lease] = asked.scalar()
+
+    def close(self) -> None:
+        """Leave the engine as it was."""
+        if event.contains(self._engine, "do_connect", self._connecting):
+            event.remove(self._engine, "do_connect", self._connecting)
 
     def ask(self, lease: Lease) -> bool | None:
         """Whether the transaction on *lease* was committed; None if it cannot be learnt within ``LIMIT`` seconds."""
@@ -66,7 +77,11 @@ class Witness:
 
     def _status(self, number: str, left: float) -> str | None:
         if not self._engine.dialect.is_async:
-            return self._ask_once(number)
+            token = _left.set(left)
+            try:
+                return self._ask_once(number)
+            finally:
+                _left.reset(token)
         return await_only(asyncio.wait_for(greenlet_spawn(self._ask_once, number), left))
 
     def _ask_once(self, number: str) -> str | None:
@@ -80,6 +95,14 @@ class Witness:
         finally:
             connection.invalidate()  # which closes it for good
         return None if status is None else str(status)
+
+    def _connecting(self, dialect: Any, _record: Any, arguments: Any, parameters: Any) -> Any:
+        """Engine event ``do_connect``: a question waits no longer than it may. libpq knows no connect_timeout below 2 s."""
+        left = _left.get()
+        if left is None or dialect.driver not in ("psycopg", "psycopg2"):
+            return None
+        limits = {"connect_timeout": max(2, math.ceil(left)), "tcp_user_timeout": math.ceil(1000 * left)}
+        return dialect.connect(*arguments, **{**limits, **parameters})
 
     def _sleep(self, seconds: float) -> None:
         if self._engine.dialect.is_async:

@@ -193,6 +193,7 @@ class Supply:
         if not self.closed:
             self.closed = True
             self.liveness.close()
+            self.witness.close()
             if self._hears_failures:
                 event.remove(self.engine, "handle_error", self._statement_failed)
 

@@ -54,7 +54,7 @@ class Opening:
         """Say so where the settings were refused. Returns whether the connection is in a pipeline still, and of no use."""
         if connection.closed and pipeline is not None:
             # Undocumented: what is awaited. Interrupted twice, psycopg leaves a generator that would ask the closed connection for
-            # it, and Python write "Exception ignored". tests/core/test_cancellation.py fails without this.
+            # it, and Python writes "Exception ignored". tests/core/test_cancellation.py fails now and then without this.
             pipeline.result_queue.clear()
         refused = [cursor.pgresult is None for cursor in said] == [False, True]
         if refused and getattr(error, "sqlstate", None):

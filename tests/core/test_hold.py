@@ -397,6 +397,38 @@ async def test_a_stream_while_others_write(auto):
     assert len(names) == 300
 
 
+async def test_closed_streams_give_their_connection_back(few):
+    """R33, R34: when every stream is closed, the connection goes home with the next call; an open or a written one keeps it."""
+    await fill(few, 20)
+    late = few.driver == "sqlite"  # where other rows of the same transaction may still be to come
+    stream = BY_ID.execution_options(yield_per=5)
+    async with few.unit() as session:
+        for closes in (True, True, False):
+            rows = await session.stream(stream)
+            assert (await rows.fetchone())[0].name == "u0"
+            assert few.out() == 1
+            if closes:
+                await rows.close()
+                assert await session.scalar(select(func.count(User.id))) == 20
+                assert few.out() == late
+        if few.dialect != "mysql":  # whose drivers know one statement at a time
+            assert await session.scalar(select(func.count(User.id))) == 20
+            assert few.out() == 1
+        await rows.close()
+
+    async with few.unit() as session:
+        session.add(User(name="ada"))
+        rows = await session.stream(stream)
+        await rows.close()
+        assert await session.scalar(select(func.count(User.id))) == 21
+        assert few.out() == 1
+
+    async with few.unit(hold="transaction") as session:
+        await (await session.stream(stream)).close()
+        assert await session.scalar(select(func.count(User.id))) == 21
+        assert few.out() == 1
+
+
 ALWAYS = {
     "engine": {"execution_options": {"stream_results": True}},
     "session": {"session_options": {"execution_options": {"yield_per": 5}}},

@@ -84,7 +84,7 @@ class HoldingSession(LateSession):
             self._refuse_write(clause)
             self._not_plain(clause)
         if not self._pinned:
-            if not plain or self._streams or self._explicit or self.in_nested_transaction() or self._is_classic():
+            if not plain or self._explicit or self.in_nested_transaction() or self._is_classic() or self._streams:
                 self._pin()
             elif self._lease is None:
                 self._lease = self._lend(self._supply.read, begun=bool(self.dispatch.after_begin))

@@ -261,14 +261,20 @@ class TransactionSession(ReadOnlySession):
             " roll back or close it first."
         )
 
-    # -- while the body of an answer is sent -----------------------------------------------------------------------
+    # -- what ends a transaction that protects nothing ----------------------------------------------------------------
 
     def _outermost_returned(self, error: BaseException | None) -> None:
-        """Once the outcome is settled a transaction protects nothing: it ends with the call that began it, as a plain read does."""
+        """End a transaction that protects nothing, as a plain read ends: in the body of an answer every one, else that of streams
+        which have all been closed.
+        """
         streams_rows = self._streams and error is None
         super()._outermost_returned(error)
-        if self._pinned and not streams_rows and self._unit.settled and self._is_over():
+        if self._pinned and not streams_rows and (self._unit.settled or self._only_streamed()) and self._is_over():
             self._end_read()
+
+    def _only_streamed(self) -> bool:
+        """Whether the connection is pinned for nothing but streams."""
+        return bool(self._streamed) and not self.wrote and self._classic is False
 
     def _is_over(self) -> bool:
         """Whether nobody needs the transaction any more: not its rows, nor a connection or a savepoint that was asked for."""

@@ -13,10 +13,15 @@ import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import delete, func, insert, select, text, update
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session, joinedload, selectinload
 
+import tenure
+
+from support.face import settle
 from support.models import Item, Order, User
+from support.probe import is_async
+from support.stranger import Stranger
 
 pytestmark = pytest.mark.drivers("sqlite", "psycopg", "pymysql", "aiosqlite", "asyncpg", "psycopg_async")
 
@@ -385,6 +390,17 @@ class World:
             connection.execute(insert(Item), [{"id": n, "order_id": 1, "name": f"i{n}", "quantity": n} for n in (1, 2)])
 
     def look(self) -> list[tuple[Any, ...]]:
+        """The rows as another connection sees them, and which of them it finds locked."""
+        return [*self.rows(), self.locks()]
+
+    def locks(self) -> Any:
+        """On SQLite it is one lock for all, which a unit takes sooner on purpose: with its first write, in place of half-way."""
+        if self.face.dialect == "sqlite":
+            return None
+        with Stranger(self.outside.url) as stranger:
+            return {table: stranger.locked(table) for table in ("users", "orders", "items")}
+
+    def rows(self) -> list[tuple[Any, ...]]:
         with self.outside.connect() as connection:
             people = connection.execute(select(User.id, User.name, User.balance).order_by(User.id)).all()
             count = connection.scalar(select(func.count()).select_from(Item))
@@ -396,7 +412,7 @@ class World:
             answer: Any = self._unit(body) if in_unit else self._classic(body)
         except Exception as error:
             answer = type(error).__name__
-        return answer, self.look()
+        return answer, self.rows(), self.locks()
 
     def _unit(self, body: Program) -> Any:
         if not self.face.is_async:
@@ -434,6 +450,18 @@ def world(make_face, driver) -> Iterator[World]:
     found = World(make_face(**options), driver)
     yield found
     found.outside.dispose()
+
+
+@pytest.fixture
+def elsewhere(url, watch, driver) -> Iterator[World]:
+    """The same on an engine that the application has made itself."""
+    options = {"isolation": "READ COMMITTED"} if driver == "pymysql" else {}
+    engine = create_async_engine(url) if is_async(driver) else sa.create_engine(url)
+    face = watch((tenure.AsyncDatabase if is_async(driver) else tenure.Database)(engine, **options), driver)
+    found = World(face, driver)
+    yield found
+    found.outside.dispose()
+    face.run(settle(engine.dispose()))
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
@@ -554,3 +582,55 @@ def test_a_program_made_at_random(world, steps) -> None:
         unit = world.run(interpreter(steps), in_unit=True)
 
     assert unit == classic
+
+
+@settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck), database=None)
+@given(steps=st.lists(STEP, min_size=2, max_size=10))
+def test_a_program_made_at_random_on_an_engine_made_elsewhere(elsewhere, steps) -> None:
+    """R33: the promise holds on an engine that tenure has not made, whose settings are the application's."""
+    with quiet():
+        classic = elsewhere.run(interpreter(steps), in_unit=False)
+        unit = elsewhere.run(interpreter(steps), in_unit=True)
+
+    assert unit == classic
+
+
+LOCKS = {
+    "a lock": lambda s: s.scalars(select(User).where(User.id == 1).with_for_update()).one(),
+    "a lock in a subquery": lambda s: s.execute(
+        select(User.name).where(User.id.in_(select(Order.user_id).where(Order.id == 2).with_for_update(of=Order)))
+    ).all(),
+    "a lock in raw SQL": lambda s: s.execute(text("SELECT name FROM users WHERE id = 2 FOR UPDATE")).all(),
+    "a lock in a query": lambda s: s.query(User).filter(User.id == 3).with_for_update().all(),
+    "a refresh with a lock": lambda s: s.refresh(s.get(User, 2), with_for_update=True),
+    "a get with a lock": lambda s: s.get(User, 3, with_for_update=True),
+    "a stream with a lock": lambda s: s.scalars(select(User.id).with_for_update().execution_options(yield_per=1)).all(),
+    "a write": lambda s: s.execute(update(User).where(User.id == 2).values(balance=0)),
+    "a flush": lambda s: (setattr(s.get(User, 1), "balance", 0), s.flush()),
+    "a reference": lambda s: (s.add(Order(id=9, user_id=3)), s.flush()),
+    "a read": lambda s: s.get(User, 1),
+}
+
+
+@pytest.mark.drivers("psycopg", "pymysql", "asyncpg", "psycopg_async")
+@pytest.mark.parametrize("where", ["world", "elsewhere"])
+@pytest.mark.parametrize("name", LOCKS)
+def test_locks_seen_from_outside(request, driver, where, name) -> None:
+    """R33: what a program locks is locked for all others until its commit, as on SQLAlchemy's classic rule, and no longer."""
+    world = request.getfixturevalue(where)
+
+    def body(session: Session, look: Callable[[], Any]) -> Any:
+        names(session)
+        LOCKS[name](session)
+        names(session)
+        held = world.locks()
+        session.commit()
+        return held, world.locks()
+
+    classic = world.run(body, in_unit=False)
+    unit = world.run(body, in_unit=True)
+
+    (held, after), *_ = unit
+    assert unit == classic
+    assert any(held.values()) is (name != "a read")
+    assert not any(after.values())

@@ -77,3 +77,13 @@ def test_the_first_example_needs_nothing_else(tmp_path):
         [sys.executable, "-c", ALONE], input=example, cwd=tmp_path, capture_output=True, text=True, check=True, timeout=60
     )
     assert done.stdout == shown
+
+
+def test_errors_are_shown_as_they_are_printed():
+    """R50: a document shows an error under the name that a traceback prints, from which it can be imported."""
+    named = {name for page in PAGES for name in re.findall(r"\btenure\.(?:exceptions\.)?([A-Z]\w+): ", page.read_text())}
+    short = {f"{page.name}: {name}" for page in PAGES for name in re.findall(r"\btenure\.([A-Z]\w+): ", page.read_text())}
+
+    assert "UnitEnded" in named
+    assert all(f"{getattr(errors, name).__module__}.{name}" == f"tenure.exceptions.{name}" for name in named)
+    assert short == set()

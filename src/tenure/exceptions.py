@@ -181,6 +181,11 @@ def annotate(error: BaseException, note: str) -> None:
         error.add_note(note)
 
 
+def link_broke(error: BaseException) -> bool:
+    """Whether *error* is the operating system's, which asyncpg lets through; ``DeadlineExceeded``, a TimeoutError, is none of these."""
+    return isinstance(error, OSError) and not isinstance(error, TenureError)
+
+
 def sqlstate(error: BaseException) -> str | None:
     """The SQLSTATE (five characters) or the MySQL error number of a database error, if its driver gives one."""
     origin = error.orig if isinstance(error, DBAPIError) else error

@@ -40,6 +40,17 @@ async def connected(face):
         await session.scalar(sa.select(sa.literal(1)))
 
 
+def deaf(face):
+    """Have the server not be asked to stop: what is under way ends by itself, or is cut."""
+    face.db.supply.interrupt = face.db.supply.interrupt._replace(stop=lambda raw, engine: None)
+
+
+_TRIGGER = (
+    "CREATE OR REPLACE FUNCTION slow() RETURNS trigger AS 'BEGIN PERFORM pg_sleep({}); RETURN NEW; END' LANGUAGE plpgsql",
+    "CREATE CONSTRAINT TRIGGER slow AFTER INSERT ON users DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION slow()",
+)
+
+
 @contextlib.contextmanager
 def within(seconds):
     """Fails if the block takes longer."""
@@ -398,16 +409,22 @@ async def test_a_lock_wait(face):
             held.set()
             await done.wait()
 
+    runs = []
+
+    async def work(session):
+        runs.append(1)
+        await session.execute(sa.update(User).values(balance=2))
+
     async def second():
         await held.wait()
         try:
             with within(soon(face, 0.2)), pytest.raises(DeadlineExceeded):
-                async with face.unit(timeout=0.2) as session:
-                    await session.execute(sa.update(User).values(balance=2))
+                await face.decorated(work, timeout=0.2, retry=3)()
         finally:
             done.set()
 
     await face.spawn(first, second)
+    assert runs == [1]
     assert stored(face, User.balance) == [1]
     if face.dialect == "sqlite":
         async with face.unit() as session:  # the limit went with the unit
@@ -434,13 +451,8 @@ async def test_a_cancel_from_elsewhere_stays_what_it_is(face):
 @pytest.mark.drivers("psycopg", "asyncpg", "psycopg_async")
 async def test_a_commit_that_was_stopped_is_a_known_rollback(face, told):
     """R10: PostgreSQL answers a COMMIT that was stopped, while deferred constraints are checked, as one that did not take place."""
-    outside(
-        face, "CREATE OR REPLACE FUNCTION slow() RETURNS trigger AS 'BEGIN PERFORM pg_sleep(5); RETURN NEW; END' LANGUAGE plpgsql"
-    )
-    outside(
-        face,
-        "CREATE CONSTRAINT TRIGGER slow AFTER INSERT ON users DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION slow()",
-    )
+    outside(face, _TRIGGER[0].format(5))
+    outside(face, _TRIGGER[1])
     try:
         with within(0.8), pytest.raises(DeadlineExceeded):
             async with face.unit(timeout=0.3) as session:
@@ -450,6 +462,65 @@ async def test_a_commit_that_was_stopped_is_a_known_rollback(face, told):
 
     assert stored(face) == []
     assert told.outcomes() == ["rolled back"]
+
+
+@with_server
+async def test_a_stop_that_comes_too_late(small):
+    """R10: a stop that the statement has not answered could meet the next user's: the connection is discarded, not pooled."""
+    face = small()
+    await connected(face)
+    made = []
+    event.listen(face.pool, "connect", lambda *args: made.append(1))
+    deaf(face)
+    short = {"postgresql": "SELECT pg_sleep(0.25)", "mysql": "SELECT SLEEP(0.25)"}[face.dialect]
+    with pytest.raises(DeadlineExceeded) as caught:
+        async with face.unit(timeout=0.2) as session:
+            session.add(User(name="ada"))
+            await session.flush()
+            await session.execute(sa.text(short))
+    assert caught.value.__cause__ is None
+
+    assert face.out() == 0
+    await connected(face)
+    assert made == [1]
+    assert stored(face) == []
+
+
+@pytest.mark.drivers("psycopg", "asyncpg", "psycopg_async")
+async def test_a_commit_that_succeeds_late(small, told):
+    """R10: a COMMIT that is done is done: the work is stored, nothing is raised, and the connection is discarded."""
+    face = small()
+    await connected(face)
+    made = []
+    event.listen(face.pool, "connect", lambda *args: made.append(1))
+    deaf(face)
+    outside(face, _TRIGGER[0].format(0.4))
+    outside(face, _TRIGGER[1])
+    try:
+        async with face.unit(timeout=0.3) as session:
+            session.add(User(name="ada"))
+    finally:
+        outside(face, "DROP TRIGGER slow ON users")
+
+    assert stored(face) == ["ada"]
+    assert told.outcomes() == ["read only", "committed"]
+    await connected(face)
+    assert made == [1]
+
+
+@with_server
+async def test_a_server_that_does_not_stop_is_cut_off(face, told):
+    """R10: where the server is asked in vain, the connection is cut 0.25 s after the deadline."""
+    await connected(face)
+    deaf(face)
+    with within(soon(face, 0.5)), pytest.raises(DeadlineExceeded):
+        async with face.unit(timeout=0.2) as session:
+            session.add(User(name="ada"))
+            await session.execute(sleeping(face))
+
+    assert face.out() == 0
+    assert told.outcomes() == ["read only", "rolled back"]
+    await connected(face)
 
 
 @with_server

@@ -16,7 +16,7 @@ from tenure.core.hold import streams
 from tenure.core.plan import Outcome, became, drive
 from tenure.core.readonly import ReadOnlySession
 from tenure.engines.ledger import Lease
-from tenure.exceptions import ReadOnlyUnit, ReleaseRefused
+from tenure.exceptions import ReadOnlyUnit, ReleaseRefused, link_broke
 
 
 class TransactionSession(ReadOnlySession):
@@ -96,7 +96,7 @@ class TransactionSession(ReadOnlySession):
         try:
             self._in_transaction("commit", super().commit)
         except BaseException as failed:
-            if isinstance(failed, OSError) and self._lease is not None:  # asyncpg: timed out, or broken, in mid-COMMIT
+            if link_broke(failed) and self._lease is not None:  # asyncpg: timed out, or broken, in mid-COMMIT
                 self._lease.connection.invalidate(failed)
             if self._unit.ending:
                 raise
@@ -111,7 +111,7 @@ class TransactionSession(ReadOnlySession):
         """As ``HoldingSession``; after a COMMIT that took place the session is as after any other."""
         answer = super().ask()
         if answer:
-            self._through("commit", self._go_on)
+            self._through("close", self._go_on)  # it is no second COMMIT, which a deadline would refuse
         return answer
 
     def _go_on(self) -> None:

@@ -18,7 +18,17 @@ from tenure.core.hooks import Failure, Hook, Hooks
 from tenure.core.options import UnitOptions
 from tenure.core.plan import Outcome, Step
 from tenure.engines.deadline import Deadline
-from tenure.exceptions import BadOption, CommitUnknown, NotOwner, OutcomeSettled, RollbackOnly, UnitEnded, annotate, brief
+from tenure.exceptions import (
+    BadOption,
+    CommitUnknown,
+    NotOwner,
+    OutcomeSettled,
+    RollbackOnly,
+    UnitEnded,
+    annotate,
+    brief,
+    link_broke,
+)
 
 if TYPE_CHECKING:
     from tenure.core.base import BaseDatabase
@@ -323,7 +333,7 @@ class BaseUnit(Generic[S]):
         if not isinstance(error, Exception):  # an interruption or a cancellation goes on as what it is
             annotate(error, f"tenure: interrupted {what} [commit-unknown]")
             return error
-        if not isinstance(error, OSError) and not (isinstance(error, DBAPIError) and error.connection_invalidated):
+        if not link_broke(error) and not (isinstance(error, DBAPIError) and error.connection_invalidated):
             return None
         unknown = CommitUnknown(f"connection lost {what}")
         unknown.__cause__ = error

@@ -68,7 +68,8 @@ class Watch:
         self.next = now + _AGAIN if self._endless() else min(now + _AGAIN, self._last)
         if not self._is_stopping():
             self.stops += 1
-            self._begin_stop()
+            with suppress(RuntimeError):  # no thread can be started: the cut follows
+                self._begin_stop()
         return True
 
     def finish(self) -> None:
@@ -125,11 +126,12 @@ class Watchman:
     def add(self, watch: ThreadWatch) -> None:
         """Call ``strike`` when its time has come."""
         with self._changed:
-            self._watches.add(watch)
             if self._thread is None:
-                self._thread = threading.Thread(target=self._look, name="tenure-deadlines", daemon=True)
-                self._thread.start()
-            elif watch.next < self._wakes:
+                thread = threading.Thread(target=self._look, name="tenure-deadlines", daemon=True)
+                thread.start()  # may fail; else it waits for this lock, and finds the watch
+                self._thread = thread
+            self._watches.add(watch)
+            if watch.next < self._wakes:
                 self._changed.notify()
 
     def remove(self, watch: ThreadWatch) -> None:

@@ -12,7 +12,7 @@ from sqlalchemy import event
 
 from tenure import AsyncDatabase, Database
 from tenure.engines import watch as watching
-from tenure.exceptions import BadOption, CommitUnknown, DeadlineExceeded, RollbackOnly
+from tenure.exceptions import BadOption, CommitUnknown, DeadlineExceeded, RollbackOnly, TenureError
 
 from support.models import Order, User
 from support.probe import line, outside, stored
@@ -108,6 +108,18 @@ async def test_no_connection_in_time(small):
     assert re.match(r"'waits' used up its 0.2 s: 0\.\d s waiting for 'main', at test_deadline.py:", str(caught.value))
     assert "raise timeout= or see who holds the connections (db.holders())" in str(caught.value)
     assert caught.value.__cause__ is not None
+
+
+async def test_a_pool_that_gives_up_earlier(small):
+    """R10: what fails before the deadline is what it is."""
+    face = small(pool_timeout=0.05)
+    async with face.unit() as session:
+        session.add(User(name="holder"))
+        await session.flush()
+        with pytest.raises((sa.exc.TimeoutError, TenureError)) as caught:
+            async with face.unit(propagation="new", timeout=20) as other:
+                await other.scalar(sa.select(User.name))
+    assert not isinstance(caught.value, DeadlineExceeded)
 
 
 async def test_patience(small):
@@ -413,22 +425,32 @@ async def test_a_lock_wait(face):
 
     async def work(session):
         runs.append(1)
-        await session.execute(sa.update(User).values(balance=2))
+        async with face.unit(propagation="new", timeout=0.2) as other:
+            await other.execute(sa.update(User).values(balance=2))
 
     async def second():
         await held.wait()
         try:
             with within(soon(face, 0.2)), pytest.raises(DeadlineExceeded):
-                await face.decorated(work, timeout=0.2, retry=3)()
+                await face.decorated(work, retry=3)()  # the database says "locked", which else deserves another run
         finally:
             done.set()
 
     await face.spawn(first, second)
     assert runs == [1]
     assert stored(face, User.balance) == [1]
-    if face.dialect == "sqlite":
-        async with face.unit() as session:  # the limit went with the unit
-            assert await session.scalar(sa.text("PRAGMA busy_timeout")) == 30000
+
+
+@pytest.mark.dialects("sqlite")
+async def test_the_limit_of_lock_waits_goes_with_the_unit(small):
+    """R10: SQLite's busy_timeout is what is left, and as before for the next unit on the connection."""
+    face = small()
+    found = []
+    for timeout in (5, None):
+        async with face.unit(timeout=timeout) as session:
+            found.append(await session.scalar(sa.text("PRAGMA busy_timeout")))
+    assert 4000 < found[0] <= 5000
+    assert found[1] == 30000
 
 
 @pytest.mark.drivers("psycopg", "asyncpg", "psycopg_async")

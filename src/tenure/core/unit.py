@@ -8,7 +8,6 @@ from collections.abc import Callable
 from contextvars import Token
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import SessionTransaction
 
 from tenure import callsite
@@ -18,17 +17,8 @@ from tenure.core.hooks import Failure, Hook, Hooks
 from tenure.core.options import UnitOptions
 from tenure.core.plan import Outcome, Step
 from tenure.engines.deadline import Deadline
-from tenure.exceptions import (
-    BadOption,
-    CommitUnknown,
-    NotOwner,
-    OutcomeSettled,
-    RollbackOnly,
-    UnitEnded,
-    annotate,
-    brief,
-    link_broke,
-)
+from tenure.engines.outcome import doubt
+from tenure.exceptions import BadOption, NotOwner, OutcomeSettled, RollbackOnly, UnitEnded
 
 if TYPE_CHECKING:
     from tenure.core.base import BaseDatabase
@@ -329,15 +319,7 @@ class BaseUnit(Generic[S]):
         door = self._door
         if door is None or not door.commit_sent() or self.savepoint is not None:
             return None
-        what = f"in COMMIT of {self.name!r} ({words(self.site)}): {brief(error)}. The work may or may not be stored. Check before a rerun."
-        if not isinstance(error, Exception):  # an interruption or a cancellation goes on as what it is
-            annotate(error, f"tenure: interrupted {what} [commit-unknown]")
-            return error
-        if not link_broke(error) and not (isinstance(error, DBAPIError) and error.connection_invalidated):
-            return None
-        unknown = CommitUnknown(f"connection lost {what}")
-        unknown.__cause__ = error
-        return unknown
+        return doubt(f"{self.name!r} ({words(self.site)})", error)
 
     @property
     def verifies(self) -> bool:

@@ -11,10 +11,11 @@ from typing import Any, Final
 
 from sqlalchemy import event
 from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.util import await_only, greenlet_spawn
 
 from tenure.engines.ledger import Lease
-from tenure.exceptions import BadOption, sqlstate
+from tenure.exceptions import BadOption, CommitUnknown, annotate, brief, link_broke, sqlstate
 
 LIMIT: Final = 10.0  # seconds in which the server must answer
 _left: ContextVar[float | None] = ContextVar("left", default=None)  # seconds that a question may still take in this thread
@@ -109,3 +110,16 @@ class Witness:
             await_only(asyncio.sleep(seconds))
         else:
             time.sleep(seconds)
+
+
+def doubt(unit: str, error: BaseException) -> BaseException | None:
+    """What to raise for *error*, which came while the COMMIT of *unit* was under way; None if it tells that this failed."""
+    what = f"in COMMIT of {unit}: {brief(error)}. The work may or may not be stored. Check before a rerun."
+    if not isinstance(error, Exception):  # an interruption or a cancellation goes on as what it is
+        annotate(error, f"tenure: interrupted {what} [commit-unknown]")
+        return error
+    if not link_broke(error) and not (isinstance(error, DBAPIError) and error.connection_invalidated):
+        return None
+    unknown = CommitUnknown(f"connection lost {what}")
+    unknown.__cause__ = error
+    return unknown

@@ -8,9 +8,10 @@ from tenure.core import events as _events
 from tenure.core.database import Database, Unit
 from tenure.core.limits import Limits
 from tenure.core.options import Retry
+from tenure.engines.admission import Admission
 from tenure.watch.logs import LogReader as _LogReader
 
-__all__ = ["AsyncDatabase", "AsyncUnit", "Database", "Limits", "Retry", "Unit"]
+__all__ = ["Admission", "AsyncDatabase", "AsyncUnit", "Database", "Limits", "Retry", "Unit"]
 
 __version__ = "0.1.0"
 

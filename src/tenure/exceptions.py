@@ -7,9 +7,10 @@ errors are never wrapped: an ``IntegrityError`` stays an ``IntegrityError``.
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from sqlalchemy.exc import DBAPIError, StatementError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 __all__ = [
     "BadOption",
@@ -23,10 +24,13 @@ __all__ = [
     "NoUnit",
     "NotOwner",
     "OutcomeSettled",
+    "Overloaded",
+    "PoolExhausted",
     "PoolerRefused",
     "ReadOnlyUnit",
     "ReleaseRefused",
     "RollbackOnly",
+    "SecondConnection",
     "TenureError",
     "UnexpectedUnit",
     "UnitEnded",
@@ -142,6 +146,45 @@ class PoolerRefused(TenureError):
     """A statement behind a pooler would have left a setting, a lock or a subscription on a connection that others get next."""
 
     slug = "pooler-refused"
+
+
+class PoolExhausted(TenureError, PoolTimeout):
+    """No connection came free in time. Also SQLAlchemy's ``TimeoutError``.
+
+    Attributes:
+        verdict: What is the matter: ``too small``, ``held idle``, ``leaked``, ``hold and wait``, ``threads starved`` or
+            ``database locked``.
+        holders: Who had the connections, as ``db.holders()`` tells it, the oldest first.
+
+    """
+
+    slug = "pool-exhausted"
+
+    def __init__(self, message: str, verdict: str = "too small", holders: tuple[Any, ...] = ()) -> None:
+        super().__init__(message)
+        self.verdict = verdict
+        self.holders = holders
+
+
+class Overloaded(TenureError, PoolTimeout):
+    """More wait for a connection than ``Admission`` lets in. Raised at once. Also SQLAlchemy's ``TimeoutError``.
+
+    Attributes:
+        retry_after: In how many seconds another attempt may be worth it: as long as those wait who are served now, at least 1.
+
+    """
+
+    slug = "overloaded"
+
+    def __init__(self, message: str, retry_after: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class SecondConnection(TenureError):
+    """A unit that holds a connection asked for a second one where all the others are held by units that do the same."""
+
+    slug = "second-connection"
 
 
 class CommitUnknown(TenureError):

@@ -277,7 +277,7 @@ def test_many_threads_that_die_in_their_units(make_face):
         thread.join()
     with face.db.unit() as session:
         session.add(User(name="ada"))
-    face.db.supply.sweep()
+    face.db.supply.gate.sweep()
 
     assert stored(face) == ["ada"]
     assert face.out() == 0

@@ -1,8 +1,9 @@
 import gc
+import threading
 
 import sqlalchemy as sa
 
-from tenure.engines.ledger import Lease, Ledger
+from tenure.engines.ledger import Holding, Lease, Ledger
 
 from support.models import User
 from support.probe import line
@@ -15,7 +16,11 @@ class Holds:
         self.name = name
 
     def holding(self):
-        return self.name, None, "thread 'MainThread'", "SELECT ?", False
+        return Holding(self.name, None, threading.main_thread(), "SELECT ?")
+
+
+def is_spare(_lease):
+    return False
 
 
 class Connection:
@@ -24,7 +29,9 @@ class Connection:
 
 def held(ledger, name):
     holder = Holds(name)
-    return holder, ledger.enter(Lease(Connection(), holder))
+    lease = Lease(holder)
+    ledger.enter(lease, Connection())
+    return holder, lease
 
 
 def test_entered_and_left():
@@ -39,7 +46,7 @@ def test_entered_and_left():
     ledger.leave(lease)
     assert len(ledger) == 0
     assert ledger.lease_on(lease.connection) is None
-    assert ledger.reports() == []
+    assert ledger.reports(is_spare) == []
 
 
 def test_the_oldest_comes_first():
@@ -49,7 +56,7 @@ def test_the_oldest_comes_first():
     for (_, lease), age in zip(kept, (1, 3, 2), strict=True):
         lease.since -= age
 
-    reports = ledger.reports()
+    reports = ledger.reports(is_spare)
     assert [one.unit for one in reports] == ["b", "c", "a"]
     assert [int(one.age) for one in reports] == [3, 2, 1]
     assert reports[0][1:3] == ("an unknown line", "thread 'MainThread'")
@@ -63,7 +70,7 @@ def test_a_holder_that_is_gone():
 
     assert lease.holder() is None
     assert ledger.leases() == [lease]
-    assert ledger.reports() == []
+    assert ledger.reports(is_spare) == []
 
 
 async def test_what_a_holder_reports(face):

@@ -120,7 +120,7 @@ def test_every_way_out_of_the_pool_is_counted(make_face, driver) -> None:
 @pytest.mark.drivers("psycopg")
 def test_a_wait_that_times_out_leaves_nothing(make_face) -> None:
     """R36: a unit that got no connection in time raises the pool's error, and the ledger knows only who holds one."""
-    face = make_face(pool_size=1, max_overflow=0, pool_timeout=0.05)
+    face = make_face(pool_size=1, max_overflow=0, pool_timeout=0.05, guards={"second-connection": "off"})
     with face.db.unit() as session:
         session.execute(text("SELECT 1"))
         with pytest.raises(sa.exc.TimeoutError), face.db.unit(propagation="new") as other:

@@ -229,8 +229,9 @@ class Face:
         return self.sync_engine.pool
 
     def out(self) -> int:
-        """How many connections are checked out of the pool now."""
-        return self.pool.checkedout()  # type: ignore[attr-defined, no-any-return]
+        """How many connections are out of the pool now, but for those that are kept for a read and may be taken."""
+        gate = self.db.supply.gate
+        return self.pool.checkedout() - gate.queue.spare  # type: ignore[attr-defined, no-any-return]
 
     # ------------------------------------------------------------------ several at one time
 
@@ -262,6 +263,14 @@ class Face:
 
     async def sleep(self, seconds: float) -> None:
         raise NotImplementedError
+
+    async def until(self, condition: Callable[[], Any]) -> None:
+        """Go on when *condition* holds; for what is counted, as ``face.db.status().waiting == 3``."""
+        ends = time.monotonic() + PATIENCE
+        while not condition():
+            if time.monotonic() > ends:
+                raise TimeoutError
+            await self.sleep(0.001)
 
     async def close(self) -> None:
         """Close the database; closing twice is fine."""

@@ -53,7 +53,10 @@ class Provoked:
 
 PROVOCATIONS: dict[str, Provoked] = {}
 
-ELSEWHERE: dict[str, str] = {}
+ELSEWHERE: dict[str, str] = {
+    "overloaded": "tests/engines/test_admission.py::test_one_more_than_may_wait_is_refused_at_once",
+    "pool-exhausted": "tests/engines/test_verdict.py::test_held_idle",
+}
 """Slug and test, as ``tests/engines/test_admission.py::test_name``, of what is provoked where it can be provoked best."""
 
 
@@ -100,6 +103,14 @@ async def write(session: Any) -> None:
 
 
 # ------------------------------------------------------------------------------------- who may do what, and when
+
+
+@provokes("second-connection")
+async def _(face):
+    async with face.unit() as session:
+        await write(session)
+        async with face.unit(propagation="new") as second:
+            await write(second)
 
 
 @provokes("no-unit")

@@ -12,6 +12,7 @@ from sqlalchemy.util import await_only, greenlet_spawn
 
 from tenure import callsite
 from tenure.callsite import Site
+from tenure.checks import check_seconds
 from tenure.core import options as opts
 from tenure.core import plan
 from tenure.core.base import BaseDatabase, attach
@@ -26,6 +27,7 @@ from tenure.core.session import AsyncioUnitSession, UnitSession
 from tenure.core.shield import finish
 from tenure.core.unit import BaseUnit
 from tenure.engines import presets
+from tenure.engines.admission import Admission
 from tenure.engines.deadline import Deadline
 from tenure.exceptions import BadOption, WrongDriver
 
@@ -150,6 +152,7 @@ class AsyncDatabase(BaseDatabase[AsyncSession]):
         name: str | None = None,
         isolation: str | None = None,
         hold: Hold = "auto",
+        admission: Admission | None = None,
         guards: Mapping[str, GuardMode] | GuardMode | None = None,
         session_options: Mapping[str, Any] | None = None,
         liveness: float | None = 30.0,
@@ -160,7 +163,7 @@ class AsyncDatabase(BaseDatabase[AsyncSession]):
     ) -> None:
         if callsite.greenlet_finder() is None:
             raise ImportError("AsyncDatabase needs greenlet, by which SQLAlchemy serves asyncio. Install tenure[asyncio].")
-        opts.check_seconds("finish_within", finish_within, above=0.0)
+        check_seconds("finish_within", finish_within, above=0.0)
         self._owns_engine = not isinstance(url_or_engine, AsyncEngine)
         if isinstance(url_or_engine, Engine):
             raise WrongDriver("an Engine was given to AsyncDatabase. Use Database, or create_async_engine().")
@@ -173,6 +176,7 @@ class AsyncDatabase(BaseDatabase[AsyncSession]):
             name=name,
             isolation=isolation,
             hold=hold,
+            admission=admission,
             guards=guards,
             session_options=session_options,
             liveness=liveness,
@@ -254,7 +258,9 @@ class AsyncDatabase(BaseDatabase[AsyncSession]):
         self, ending: Plan, unit: BaseUnit[AsyncSession], error: BaseException | None
     ) -> tuple[Verdict, asyncio.CancelledError | None]:
         if unit.door is None or not unit.door.touched or (error is None and unit.needs_no_end()):
-            return drive(ending, unit.act), None  # nothing was begun: no I/O
+            if unit.door is None or not unit.door.keeps_connection:
+                return drive(ending, unit.act), None  # nothing was begun: no I/O
+            return await adrive(ending, _acting(unit)), None  # nothing that a cancellation could leave half done
         was_cancelled = isinstance(error, asyncio.CancelledError)
         return await finish(adrive(ending, _acting(unit)), self._finish_within, cancelled=was_cancelled)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -11,8 +11,9 @@ from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import QueuePool
 
-from tenure import callsite
+from tenure import callsite, workers
 from tenure.callsite import Site, words
+from tenure.checks import check_seconds
 from tenure.core import detached, events, plan
 from tenure.core import options as opts
 from tenure.core.current import Current
@@ -23,6 +24,7 @@ from tenure.core.plainread import PlainReads
 from tenure.core.plan import Opening, Outcome, Plan, Step, Verdict
 from tenure.core.session import UnitSession
 from tenure.core.unit import BaseUnit
+from tenure.engines.admission import Admission, admission_of
 from tenure.engines.deadline import Deadline
 from tenure.engines.ledger import HolderReport
 from tenure.engines.masked import shown
@@ -34,14 +36,22 @@ _FINAL = frozenset(["bind", "binds", "close_resets_only", "autobegin", "twophase
 
 
 class Status(NamedTuple):
-    """Numbers of one database, in connections.
+    """Numbers of one database: connections now, and what has happened since it was made. Those on one engine share them.
 
     Attributes:
         name: The database's name.
         capacity: How many connections its pool hands out at most; None without a bound.
-        in_use: How many are out now.
-        idle: How many rest in the pool.
-        peak: The most that were out at once.
+        in_use: How many are out now, whoever took them.
+        idle: How many rest in the pool, or are only kept for a unit's next read and can be had.
+        waiting: How many units wait for one.
+        peak: The most that were in use at once.
+        acquired: How often a connection was taken.
+        timed_out: How often a wait ended with ``PoolExhausted``.
+        cancelled: How often one who waited was cancelled or interrupted.
+        refused: How often one was refused with ``Overloaded``.
+        leaked: How often a connection was taken back from an owner that was gone.
+        discarded: How many connections were thrown away while they were out.
+        in_doubt: How many units ended with an unknown outcome.
 
     """
 
@@ -49,7 +59,15 @@ class Status(NamedTuple):
     capacity: int | None
     in_use: int
     idle: int
+    waiting: int
     peak: int
+    acquired: int
+    timed_out: int
+    cancelled: int
+    refused: int
+    leaked: int
+    discarded: int
+    in_doubt: int
 
 
 class BaseDatabase(Generic[S]):
@@ -66,22 +84,24 @@ class BaseDatabase(Generic[S]):
         name: str | None,
         isolation: str | None,
         hold: Hold,
+        admission: Admission | None,
         guards: Mapping[str, GuardMode] | GuardMode | None,
         session_options: Mapping[str, Any] | None,
         liveness: float | None,
         limits: Limits,
     ) -> None:
         if liveness is not None:
-            opts.check_seconds("liveness", liveness)
+            check_seconds("liveness", liveness)
         defaults = UnitOptions(isolation=isolation, hold=hold, name=name)
         self.name = name or "main"
         self.hold: Hold = hold
         self.isolation = defaults.isolation
         self.modes = opts.guard_modes(guards)
-        self.supply = Supply(engine, self.name, liveness)
+        self.supply = Supply(engine, self.name, admission_of(admission), liveness)
         self.notices = Notices(limits)
         self.plain = PlainReads(engine.dialect)
         self.current_place = Current(self.name)
+        self.supply.gate.around.append(self._holders_around)
         self.session_options = _session_options(session_options)
         if self.modes["detached"] != "off":
             detached.install()
@@ -126,13 +146,36 @@ class BaseDatabase(Generic[S]):
 
     def status(self) -> Status:
         """How many connections there are, are out, and were out at most. Takes no connection."""
-        pool = self.supply.engine.pool
-        idle = pool.checkedin() if isinstance(pool, QueuePool) else 0
-        return Status(self.name, self.supply.capacity(), self.supply.out(), idle, self.supply.peak)
+        gate = self.supply.gate
+        pool, queue, counts = gate.engine.pool, gate.queue, gate.counts
+        return Status(
+            self.name,
+            queue.capacity,
+            gate.out(),
+            (pool.checkedin() if isinstance(pool, QueuePool) else 0) + queue.spare,
+            queue.waiting,
+            queue.peak,
+            counts.acquired,
+            counts.timed_out,
+            counts.cancelled,
+            counts.refused,
+            counts.leaked,
+            counts.discarded,
+            counts.in_doubt,
+        )
 
     def holders(self) -> list[HolderReport]:
         """Who holds a connection now, the oldest first. Takes no connection."""
-        return self.supply.ledger.reports()
+        gate = self.supply.gate
+        return gate.ledger.reports(gate.queue.is_spare)
+
+    def _holders_around(self) -> Iterator[UnitSession]:
+        """The sessions of the units that are open around the code that asks."""
+        unit = self.current_place.here()
+        while unit is not None:
+            if (door := unit.door) is not None:
+                yield door
+            unit = unit.parent
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r} {shown(self.supply.engine.url)}>"
@@ -245,6 +288,8 @@ class BaseDatabase(Generic[S]):
         """End *unit* without I/O, if nothing was done that takes some; None where a plan must be carried out."""
         if error is not None or not unit.owns or not unit.needs_no_end():
             return None
+        if self.is_async and unit.door is not None and unit.door.keeps_connection:
+            return None  # giving it back is awaited
         unit.ending = True
         verdict = settled or Verdict(Outcome.COMMITTED if unit.stored() else Outcome.READ_ONLY)
         if unit.door is None or unit.door.retire():
@@ -291,6 +336,8 @@ class BaseDatabase(Generic[S]):
             self.current_place.reset(unit.token)
             unit.token = None
         hooks = unit.take_hooks(verdict.outcome) if unit.owns else []
+        if verdict.outcome is Outcome.UNKNOWN and unit.owns:
+            self.supply.gate.counts.in_doubt += 1
         if unit.savepoint is not None and verdict.outcome is not Outcome.ROLLED_BACK and verdict.error is not None:
             unit.failed(verdict.error)
         unit.close(verdict.outcome, verdict.error, site)
@@ -337,7 +384,7 @@ class BaseDatabase(Generic[S]):
         raise NotImplementedError  # pragma: no cover
 
     def _where(self) -> str:
-        return f"no unit of {self.name!r} is open in {_worker()} ({words(callsite.here(2))})"
+        return f"no unit of {self.name!r} is open in {workers.describe(workers.here())} ({words(callsite.here(2))})"
 
     def _with(self) -> str:
         return "async with db.unit() as session" if self.is_async else "with db.unit() as session"
@@ -352,19 +399,6 @@ def _earlier(outer: Deadline | None, timeout: float | None) -> Deadline | None:
 
 def _readonly_around(unit: BaseUnit[Any]) -> bool:
     return unit.parent is not None and unit.parent.readonly
-
-
-def _worker() -> str:
-    import asyncio
-    import threading
-
-    from tenure.core.guard import describe
-
-    try:
-        task = asyncio.current_task()
-    except RuntimeError:
-        task = None
-    return describe(task or threading.current_thread())
 
 
 def attach(error: BaseException, outcome: Outcome) -> None:

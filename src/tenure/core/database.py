@@ -24,6 +24,7 @@ from tenure.core.plan import Opening, Verdict, drive
 from tenure.core.session import UnitSession
 from tenure.core.unit import BaseUnit
 from tenure.engines import presets
+from tenure.engines.admission import Admission
 from tenure.engines.deadline import Deadline
 from tenure.exceptions import BadOption, UnsupportedCallable, WrongDriver
 
@@ -151,6 +152,7 @@ class Database(BaseDatabase[Session]):
         isolation: The isolation of its units. Default: the database's own.
         hold: When a unit holds a connection: ``"auto"`` (default), for each plain read alone and from the first write to the
             commit; ``"transaction"``, from the first statement on.
+        admission: How long, and in what number, units wait for a connection. Default: for the pool's ``pool_timeout``.
         guards: ``"off"``, ``"warn"`` or ``"raise"`` (default) for all guards, or a mapping from their slugs.
         session_options: Keyword arguments for every ``Session``, such as ``autoflush`` or ``info``. Default:
             ``expire_on_commit=False``.
@@ -178,6 +180,7 @@ class Database(BaseDatabase[Session]):
         name: str | None = None,
         isolation: str | None = None,
         hold: Hold = "auto",
+        admission: Admission | None = None,
         guards: Mapping[str, GuardMode] | GuardMode | None = None,
         session_options: Mapping[str, Any] | None = None,
         liveness: float | None = 30.0,
@@ -199,6 +202,7 @@ class Database(BaseDatabase[Session]):
             name=name,
             isolation=isolation,
             hold=hold,
+            admission=admission,
             guards=guards,
             session_options=session_options,
             liveness=liveness,

@@ -10,12 +10,13 @@ import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from tenure import callsite
+from tenure import callsite, workers
 from tenure.callsite import Site, greenlet_finder, words
 from tenure.core.current import found_at, innermost_open
 from tenure.core.timed import TimedSession
+from tenure.engines.ledger import Holding
 from tenure.engines.masked import masked
-from tenure.exceptions import ConcurrentUse, ForeignContext, UnitEnded, annotate
+from tenure.exceptions import ConcurrentUse, ForeignContext, TenureError, UnitEnded, annotate
 
 if TYPE_CHECKING:
     from contextvars import ContextVar
@@ -42,7 +43,7 @@ class GuardedSession(TimedSession):
     _identity: Callable[[], object]
     _turn: object = None  # the greenlet or thread that is in the session now
     _since = 0.0
-    _left = 0.0  # when the last call came back that left the connection pinned
+    _left = 0.0  # when the last call came back
     _old_at = math.inf  # when the unit is too old
     _notices: Notices
     _owner: Any = None  # the thread or task that worked here last
@@ -117,8 +118,7 @@ class GuardedSession(TimedSession):
         try:
             if self._running is not None:
                 late = self._clock_out(error, self._site)
-            if self._pinned:
-                self._left = time.monotonic()
+            self._left = time.monotonic()
             if len(self.identity_map) > self._notices.objects:
                 self._notices.too_many(self._unit, len(self.identity_map), self._site)
             if self._lease is not None or self._spent or self._streams:
@@ -130,6 +130,7 @@ class GuardedSession(TimedSession):
         finally:
             self._depth = 0
             self._turn = None
+            self._returned = time.monotonic()
             if self._lock.locked():
                 self._lock.release()
             if self._last_call:
@@ -143,7 +144,7 @@ class GuardedSession(TimedSession):
         ms = (time.monotonic() - self._since) * 1000
         self._unit.database.guard(
             ConcurrentUse(
-                f"{self._who()} began {operation}() at {words(callsite.here(3))} while {describe(self._owner)} is still in"
+                f"{self._who()} began {operation}() at {words(callsite.here(3))} while {workers.describe(self._owner)} is still in"
                 f" {self._operation}() ({first_line}, since {ms:.0f} ms). One session is one conversation: give each its own unit,"
                 f' {"async " if self.is_async else ""}with db.unit(propagation="new").'
             )
@@ -153,7 +154,7 @@ class GuardedSession(TimedSession):
         return threading.current_thread()
 
     def _who(self) -> str:
-        return describe(self._worker())
+        return workers.describe(self._worker())
 
     def _part(self) -> BaseUnit[Any]:
         """The part of the unit in which the calling code is: the unit itself, or one that has joined it."""
@@ -168,14 +169,27 @@ class GuardedSession(TimedSession):
     def _loads(self, mapper: Any) -> None:
         self.sites[getattr(mapper, "class_", mapper)] = self._site
 
-    def holding(self) -> tuple[str, Site | None, str, str | None, bool]:
+    def holding(self) -> Holding:
         self._looked_at()
-        statement = None if self._statement is None else masked(str(self._statement), self._supply.engine.dialect.name)
-        return self._unit.name, self._unit.site, describe(self._owner), statement, self._turn is not None
+        now = time.monotonic()
+        running = self._turn is not None
+        return Holding(
+            self._unit.name,
+            self._unit.site,
+            self._owner,
+            None if self._statement is None else masked(str(self._statement), self._supply.engine.dialect.name),
+            running,
+            running_for=now - self._since if running else 0.0,
+            idle=0.0 if running else now - self._left,
+            line=self._site,
+        )
+
+    def guard(self, error: TenureError) -> None:
+        self._unit.database.guard(error)
 
     def _looked_at(self) -> None:
         """Somebody asks who holds the connections: tell if this one does for too long."""
-        now, owner = time.monotonic(), _alive(self._owner)
+        now, owner = time.monotonic(), workers.alive(self._owner)
         line = callsite.of_task(owner) if isinstance(owner, asyncio.Task) else callsite.of_thread(owner)
         if self._turn is None and self._pinned and now - self._left > self._notices.idle:
             self._notices.held_idle(self._unit, now - self._left, self._site, line)
@@ -189,23 +203,4 @@ class GuardedSession(TimedSession):
         self._old_at = math.inf
 
     def owner_is_gone(self) -> bool:
-        return _gone(self._owner) and _gone(self._opener)  # who opened the unit may go on after a helper has ended
-
-
-def _gone(owner: Any) -> bool:
-    owner = _alive(owner)
-    if isinstance(owner, threading.Thread):
-        return not owner.is_alive()
-    return owner is None or (isinstance(owner, asyncio.Task) and owner.done())
-
-
-def _alive(owner: Any) -> Any:
-    return owner() if isinstance(owner, weakref.ref) else owner  # pyright: ignore[reportUnknownVariableType]
-
-
-def describe(owner: Any) -> str:
-    """``thread 'Thread-3'`` or ``task 'fetch_a'``."""
-    owner = _alive(owner)
-    if isinstance(owner, asyncio.Task):
-        return f"task {owner.get_name()!r}"
-    return f"thread {owner.name!r}" if isinstance(owner, threading.Thread) else "an owner that is gone"
+        return workers.is_gone(self._owner) and workers.is_gone(self._opener)  # who opened it may go on after a helper has ended

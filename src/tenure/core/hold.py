@@ -41,6 +41,7 @@ class HoldingSession(LateSession):
     _lease: Lease | None = None  # the connection held now
     _pinned = False  # it is held for a transaction
     _answer: bool | None = None  # what the server said of the COMMIT of that transaction, when its own answer was lost
+    _parked: Lease | None = None  # the connection of the last read, kept for the next one until somebody else needs it
     _spent: list[Lease] | None = None  # leases of reads on whose rows an outer statement is still at work
     _depth = 0  # calls within calls
     _must_pin = 0  # flush, commit and savepoints: what happens in them belongs to the transaction
@@ -58,6 +59,11 @@ class HoldingSession(LateSession):
         if unit is None:
             raise ReferenceError("the unit of this session is gone")  # pragma: no cover - its __del__ calls keep()
         return unit
+
+    @property
+    def unit(self) -> BaseUnit[Any]:
+        """The unit that this session belongs to."""
+        return self._unit
 
     def keep(self, unit: BaseUnit[Any]) -> None:
         """The unit has ended, and can tell those who come late how. Until then it is known weakly, so that one that is dropped
@@ -87,7 +93,7 @@ class HoldingSession(LateSession):
             if not plain or self._explicit or self.in_nested_transaction() or self._is_classic() or self._streams:
                 self._pin()
             elif self._lease is None:
-                self._lease = self._lend(self._supply.read, begun=bool(self.dispatch.after_begin))
+                self._lease = self._resumed() or self._lend(self._supply.read, begun=bool(self.dispatch.after_begin))
         assert self._lease is not None
         return self._lease.connection
 
@@ -125,9 +131,33 @@ class HoldingSession(LateSession):
             return "READ COMMITTED"
         return asked or self._supply.known_isolation() or self._wait(self._supply.default_isolation)
 
+    def _unparked(self) -> Lease | None:
+        """The connection of the last read, if nobody has taken it since. One is parked only where the next read is alike."""
+        lease, self._parked = self._parked, None
+        return lease if lease is not None and self._supply.unpark(lease) else None
+
+    def _resumed(self) -> Lease | None:
+        """The connection of the last read for the next one."""
+        return self._unparked()
+
+    def _may_park(self) -> bool:
+        """Whether another read is likely, and this one has left nothing on its connection."""
+        return not self._unit.settled
+
+    @property
+    def keeps_connection(self) -> bool:
+        """Whether the connection of the last read is kept, as far as this session knows."""
+        return self._parked is not None
+
+    def give_back_parked(self) -> None:
+        """Keep no connection for a read that may not come."""
+        if (lease := self._unparked()) is not None:
+            self._supply.give_back(lease)
+
     def _pin(self) -> None:
         """Take a connection for a transaction. A read lease is set aside: an outer statement may still have it in its hands."""
         self._set_aside()
+        self.give_back_parked()
         self.join_transaction_mode = "control_fully"  # a listener may have begun it already: it is ours to end all the same
         unit = self._unit
         options = unit.options
@@ -178,12 +208,17 @@ class HoldingSession(LateSession):
             self._pinned = False
         if lease is not None and not self._pinned:
             self._lease = None
+            kept = False
             try:
                 if error is not None and self._lingers(error):
                     lease.connection.invalidate()
                 self._end_read()
+                kept = error is None and self._may_park() and self._supply.park(lease)
             finally:
-                self._give_back(lease)
+                if kept:
+                    self._parked = lease
+                else:
+                    self._give_back(lease)
 
     def _lingers(self, error: BaseException) -> bool:
         """Whether *error* may have left the server in mid-statement, with its locks and snapshot."""

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tenure.callsite import Site
+from tenure.checks import check_seconds
 from tenure.core import events
-from tenure.core.options import check_seconds
 from tenure.exceptions import BadOption
 
 if TYPE_CHECKING:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from functools import lru_cache
-from math import isfinite
 from types import MappingProxyType
 from typing import Any, Final, Literal, TypeAlias, get_args
 
+from tenure.checks import check_seconds
 from tenure.exceptions import BadOption
 
 Propagation: TypeAlias = Literal["required", "new", "nested", "mandatory", "never"]
@@ -19,19 +19,20 @@ GuardMode: TypeAlias = Literal["off", "warn", "raise"]
 ISOLATIONS: Final = ("READ UNCOMMITTED", "READ COMMITTED", "REPEATABLE READ", "SNAPSHOT", "SERIALIZABLE")
 
 # The checks that can be switched off. What has no slug here is a rule and always holds.
-GUARDS: Final = ("concurrent-use", "detached", "foreign-context", "leaked-unit", "read-only-unit", "unit-ended")
+GUARDS: Final = (
+    "concurrent-use",
+    "detached",
+    "foreign-context",
+    "leaked-unit",
+    "read-only-unit",
+    "second-connection",
+    "unit-ended",
+)
 
 
 def strength(isolation: str) -> int:
     """How strong *isolation* is; a name that is not known counts as the strongest."""
     return ISOLATIONS.index(isolation) if isolation in ISOLATIONS else len(ISOLATIONS)
-
-
-def check_seconds(name: str, value: object, *, above: float | None = None) -> None:
-    """Raise BadOption unless *value* is a finite number of seconds, at least 0, or more than *above*."""
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and isfinite(value)
-    if not is_number or value < 0 or (above is not None and value <= above):  # type: ignore[operator]
-        raise BadOption(f"{name}={value!r}: give seconds, {'at least 0' if above is None else f'more than {above:g}'}.")
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,10 +17,10 @@ from sqlalchemy.sql import CompoundSelect
 from sqlalchemy.util import greenlet_spawn
 from sqlalchemy.util.concurrency import in_greenlet
 
-from tenure import callsite
+from tenure import callsite, workers
 from tenure.callsite import words
 from tenure.core import events
-from tenure.core.guard import describe, identities
+from tenure.core.guard import identities
 from tenure.core.hold import streams
 from tenure.core.plan import Outcome
 from tenure.core.transaction import TransactionSession
@@ -56,11 +56,6 @@ class UnitSession(TransactionSession):
         self.sites = {}
         if unit.deadline is not None:
             self.timed = True
-
-    @property
-    def unit(self) -> BaseUnit[Any]:
-        """The unit that this session belongs to."""
-        return self._unit
 
     # -- statements ---------------------------------------------------------------------------------------
 
@@ -133,11 +128,11 @@ class UnitSession(TransactionSession):
         self._explicit = True
         return connection
 
-    def bind_mapper(self, mapper: Any, bind: Any) -> NoReturn:  # noqa: ARG002  # noqa: ARG002 (as SQLAlchemy names them)
+    def bind_mapper(self, mapper: Any, bind: Any) -> NoReturn:  # noqa: ARG002
         """Refused: ``get_bind`` does not look at such binds, and the rows would go to the unit's database in silence."""
         self._refuse_bind("bind_mapper")
 
-    def bind_table(self, table: Any, bind: Any) -> NoReturn:  # noqa: ARG002  # noqa: ARG002 (as SQLAlchemy names them)
+    def bind_table(self, table: Any, bind: Any) -> NoReturn:  # noqa: ARG002
         """Refused, as ``bind_mapper``."""
         self._refuse_bind("bind_table")
 
@@ -180,7 +175,7 @@ class UnitSession(TransactionSession):
         if unit.ended or unit.ending:
             return
         unit.ending = True
-        why = why or f"its {describe(self._owner)} has ended"
+        why = why or f"its {workers.describe(self._owner)} has ended"
         try:
             self.close()
         finally:

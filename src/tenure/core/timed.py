@@ -118,6 +118,15 @@ class TimedSession(HoldingSession):
             self._watch_over(self._running, lease)
         return lease
 
+    def _may_park(self) -> bool:
+        return self._bound is None and super()._may_park()  # a deadline may have set the connection a limit
+
+    def _resumed(self) -> Lease | None:
+        lease = super()._resumed()
+        if lease is not None and self._running is not None:
+            self._watch_over(self._running, lease)
+        return lease
+
     def _wait(self, call: Callable[..., T], *args: Any, **kw: Any) -> T:
         running = self._running
         if running is None:

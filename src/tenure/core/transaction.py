@@ -152,6 +152,12 @@ class TransactionSession(ReadOnlySession):
 
     def close(self) -> None:
         """In the unit's own code: undo what is not committed and let go of all objects. The unit's end closes for good."""
+        try:
+            self.give_back_parked()
+        finally:
+            self._close()
+
+    def _close(self) -> None:
         if not self._unit.ending and not self._unit.ended:
             self._own("close")
             self._through("close", self._reset)
@@ -198,6 +204,7 @@ class TransactionSession(ReadOnlySession):
 
     def end_transaction(self, *, keep: bool) -> None:
         """The end of the unit: commit or roll back, if anything was done at all."""
+        self.give_back_parked()
         if keep and self._streaming() and not self.wrote and self.unsaved() is None:
             return  # a COMMIT would store nothing, and close the cursor whose rows the body of an answer goes on to read
         if self.touched and not (keep and self.nothing_to_commit()):
@@ -254,6 +261,7 @@ class TransactionSession(ReadOnlySession):
             self._refuse_release("a stream of rows that is not closed")
         self._check()
         self._end_read()
+        self.give_back_parked()
 
     def _refuse_release(self, what: str) -> NoReturn:
         raise ReleaseRefused(

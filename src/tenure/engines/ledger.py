@@ -8,19 +8,53 @@ from __future__ import annotations
 
 import time
 import weakref
-from typing import NamedTuple, Protocol
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from sqlalchemy.engine import Connection
 
+from tenure import callsite, workers
 from tenure.callsite import Site, words
+from tenure.exceptions import TenureError
+
+if TYPE_CHECKING:
+    from tenure.engines.gate import Gate
+
+
+class Holding(NamedTuple):
+    """What a holder says of itself.
+
+    Attributes:
+        unit: Name of the unit.
+        site: Where it was opened.
+        worker: The thread or task that worked in it last; a task weakly.
+        statement: The last statement, without parameters.
+        running: Whether a statement is running now.
+        running_for: For how many seconds.
+        idle: Seconds since the last statement came back; 0 while one runs.
+        line: Where that statement was called.
+
+    """
+
+    unit: str
+    site: Site | None
+    worker: Any
+    statement: str | None = None
+    running: bool = False
+    running_for: float = 0.0
+    idle: float = 0.0
+    line: Site | None = None
 
 
 class Holder(Protocol):
-    """What the ledger asks about whoever holds a connection."""
+    """What is asked about whoever holds a connection, or waits for one."""
 
-    def holding(self) -> tuple[str, Site | None, str, str | None, bool]:
-        """Name and line of the unit, thread or task, the last statement without values, whether a statement is running."""
+    def holding(self) -> Holding:
+        """Who this is, and what it does with the connection."""
         ...
+
+    def guard(self, error: TenureError) -> None:
+        """Raise *error*, or warn of it, or let it pass, as its guard is set."""
 
     def owner_is_gone(self) -> bool:
         """Whether the thread or task that worked here has ended."""
@@ -42,38 +76,92 @@ class Holder(Protocol):
         """Seconds that the holder may still wait for a connection; None without a limit of its own."""
 
 
+class Stranger:
+    """Who took a connection around tenure: ``engine.connect()``, or another library on the same engine."""
+
+    def __init__(self) -> None:
+        self._worker = workers.here()
+        self._site = callsite.here(2)
+        self.lease = Lease(self)
+
+    def holding(self) -> Holding:
+        """As ``Holder``; what is done with the connection is not known."""
+        return Holding("engine.connect()", self._site, self._worker, line=self._site)
+
+    def patience(self) -> float | None:
+        """As ``Holder``: no limit of its own."""
+        return None
+
+    def guard(self, error: TenureError) -> None:
+        """As ``Holder``: no setting says otherwise."""
+        raise error
+
+    def owner_is_gone(self) -> bool:
+        """As ``Holder``."""
+        return workers.is_gone(self._worker)
+
+    def reclaim(self) -> None:
+        """Left alone: it may have been handed on, and SQLAlchemy takes it back when nobody knows it any more."""
+
+    def statement_failed(self, error: BaseException) -> None:
+        """As ``Holder``: none of tenure's business."""
+
+    def connection_lost(self, error: BaseException) -> None:
+        """As ``Holder``: none of tenure's business."""
+
+    def instead_of(self, error: BaseException) -> None:
+        """As ``Holder``: nothing."""
+
+
 class Lease:
     """The time for which a holder has a connection.
 
     Attributes:
-        connection: The SQLAlchemy ``Connection``.
+        connection: The SQLAlchemy ``Connection``; set when there is one.
+        gate: The gate that it came through.
         holder: Who holds it, weakly.
         since: When it was taken, by ``time.monotonic()``, in seconds.
         undo: Statement to run before the connection goes back, if any.
         commit_sent: Whether a COMMIT is on its way on it.
+        pinned: Whether it is held for a transaction.
+        place: Its place in the pool, until it is given up.
+        behind: Who has connections in the context in which this one is waited for, and cannot go on before; set by one who waits.
+        keepable: Whether it may be parked: in autocommit, with nothing open on it.
 
     """
 
-    __slots__ = ("__weakref__", "commit_sent", "connection", "holder", "since", "undo")
+    __slots__ = (
+        "__weakref__", "behind", "commit_sent", "connection", "gate", "holder", "keepable", "pinned", "place", "since", "undo",
+    )  # fmt: skip
 
-    def __init__(self, connection: Connection, holder: Holder, undo: str | None = None) -> None:
-        self.connection = connection
-        self.holder: weakref.ref[Holder] = weakref.ref(holder)
+    connection: Connection
+    gate: Gate
+
+    def __init__(self, holder: Holder) -> None:
+        self.holder: Callable[[], Holder | None] = (lambda: holder) if isinstance(holder, Stranger) else weakref.ref(holder)
         self.since = time.monotonic()
-        self.undo = undo
-        self.commit_sent = False
+        self.undo: str | None = None
+        self.commit_sent = self.pinned = self.keepable = False
+        self.place: object = None
+        self.behind: tuple[Holder, ...] = ()
+
+    def age(self) -> float:
+        """For how many seconds it has been held."""
+        return time.monotonic() - self.since
 
 
 class HolderReport(NamedTuple):
     """One open lease.
 
     Attributes:
-        unit: Name of the unit.
+        unit: Name of the unit; ``engine.connect()`` for a connection that was taken around tenure.
         site: Where it was opened, as ``orders.py:12``.
         owner: Thread or task that works in it.
         age: Seconds since the connection was taken.
         statement: The last statement, without its values: parameters by name, ``?`` for literals, no comments.
         running: Whether a statement is running now.
+        idle: Seconds since the last statement came back; 0 while one runs.
+        takeable: Whether whoever needs a connection can have this one: it is only kept for the unit's next read.
 
     """
 
@@ -83,42 +171,60 @@ class HolderReport(NamedTuple):
     age: float
     statement: str | None
     running: bool
+    idle: float = 0.0
+    takeable: bool = False
 
 
 class Ledger:
-    """The open leases of one engine. Entering and leaving are single operations on a dict, so threads need no lock."""
+    """The open leases of one engine. Entering and leaving are single operations on dicts, so threads need no lock."""
 
     def __init__(self) -> None:
         self._open: dict[int, Lease] = {}
+        self._on: dict[int, Lease] = {}
 
     def __len__(self) -> int:
         return len(self._open)
 
-    def enter(self, lease: Lease) -> Lease:
-        """Note a lease."""
-        self._open[id(lease.connection)] = lease
-        return lease
+    def enter(self, lease: Lease, connection: Connection | None = None) -> None:
+        """Note a lease, and the connection that its holder works with."""
+        self._open[id(lease)] = lease
+        if connection is not None:
+            lease.connection = connection
+            self._on[id(connection)] = lease
 
     def leave(self, lease: Lease) -> None:
         """Forget a lease."""
-        self._open.pop(id(lease.connection), None)
+        self._open.pop(id(lease), None)
+        if (connection := getattr(lease, "connection", None)) is not None:
+            self._on.pop(id(connection), None)
 
     def lease_on(self, connection: Connection) -> Lease | None:
         """The lease on *connection*, if it has one."""
-        lease = self._open.get(id(connection))
+        lease = self._on.get(id(connection))
         return lease if lease is not None and lease.connection is connection else None
 
     def leases(self) -> list[Lease]:
         """The leases open now."""
         return list(self._open.values())
 
-    def reports(self) -> list[HolderReport]:
+    def reports(self, is_spare: Callable[[Lease], bool]) -> list[HolderReport]:
         """A line for each open lease, the oldest first."""
-        now = time.monotonic()
         found: list[HolderReport] = []
         for lease in sorted(self.leases(), key=lambda one: one.since):
             holder = lease.holder()
             if holder is not None:
-                name, site, owner, statement, running = holder.holding()
-                found.append(HolderReport(name, words(site), owner, now - lease.since, statement, running))
+                one = holder.holding()
+                owner = workers.describe(one.worker)
+                found.append(
+                    HolderReport(
+                        one.unit,
+                        words(one.site),
+                        owner,
+                        round(lease.age(), 3),
+                        one.statement,
+                        one.running,
+                        round(one.idle, 3),
+                        is_spare(lease),
+                    )
+                )
         return found

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-import time
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
@@ -15,8 +13,10 @@ from sqlalchemy.pool import QueuePool
 
 from tenure.callsite import here, words
 from tenure.engines import resting
+from tenure.engines.admission import Admission
+from tenure.engines.gate import gate_of, say
 from tenure.engines.interrupt import interrupt_of
-from tenure.engines.ledger import Holder, Lease, Ledger
+from tenure.engines.ledger import Holder, Lease
 from tenure.engines.liveness import Liveness, only_ours
 from tenure.engines.masked import shown
 from tenure.engines.outcome import Witness
@@ -52,26 +52,30 @@ class Supply:
     Args:
         engine: Taken as it is, its own events included.
         name: The database's name, as errors show it.
+        admission: How to wait for one; None: as the engine's gate has it, or by default.
         liveness: A pooled connection that rested longer is asked whether it is alive, in seconds; None never asks.
+
+    Raises:
+        BadOption: Another ``Database`` waits in another way for connections of the same engine.
 
     """
 
-    def __init__(self, engine: Engine, name: str, liveness: float | None = 30.0) -> None:
+    def __init__(self, engine: Engine, name: str, admission: Admission | None = None, liveness: float | None = 30.0) -> None:
         self.engine = engine
         self.name = name
         self.profile = profile_of(engine)
         self.interrupt = interrupt_of(engine)
-        self.ledger = Ledger()
+        self.gate = gate_of(engine, name, admission)
+        self.ledger = self.gate.ledger
         self.witness = Witness(engine)
         self.liveness = Liveness(engine, self.ledger, liveness)
         self.closed = False
-        self.peak = 0
+        self._parks = isinstance(engine.pool, QueuePool)
         self._failures_count = self.profile.failure_spoils or bool(self.profile.undone_by)
         # The listener is on the writer alone: SQLAlchemy takes a longer way through each statement of an engine that has one,
         # +12 % for a read on SQLite.
         self._writer = engine.execution_options()
         self._isolation = self.profile.isolation
-        self._collected = 0.0
         event.listen(self._writer, "commit", self._commit_is_sent)
         if self.profile.classic is not None:
             event.listen(self._writer, "set_connection_execution_options", self._options_are_set)
@@ -90,15 +94,16 @@ class Supply:
         a transaction for this read: what they set would not hold in autocommit, or could not be switched to.
         """
         classic = self.profile.isolation is None and (begun or self._is_listened_to())
-        connection = self._connect(self.engine)
+        lease = self._take(self.engine, holder)
         if self.profile.switch is not None and (self.profile.rests or not classic):
             try:
-                self.profile.switch(connection.connection, "write" if classic else "read")
+                self.profile.switch(lease.connection.connection, "write" if classic else "read")
             except BaseException:
-                connection.invalidate()
-                connection.close()
+                lease.connection.invalidate()
+                self.gate.give_back(lease)
                 raise
-        return self._lease(connection, holder, None)
+        lease.keepable = self._parks and not classic
+        return lease
 
     def _is_listened_to(self) -> bool:
         heard = self.engine.dispatch
@@ -110,44 +115,45 @@ class Supply:
         options = dict(profile.readonly) if terms.readonly else {}
         if terms.isolation is not None and terms.isolation != self._isolation:
             options["isolation_level"] = terms.isolation
-        connection = self._connect(self._writer)
+        lease = self._take(self._writer, holder)
+        connection = lease.connection
+        lease.pinned = True
         # Private: a connection asks the engine it shows whether anybody listens, and that is not the one which tells of a COMMIT.
         # tests/core/test_endings.py fails when this changes.
         connection._has_events = True  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
-        undo: str | None = None
         try:
             if profile.switch is not None:
                 purpose = "readonly call" if terms.one_call else "readonly" if terms.readonly else "write"
                 profile.switch(connection.connection, purpose)
             if options:
-                connection = connection.execution_options(**options)
+                connection.execution_options(**options)
             if terms.readonly and profile.readonly_on is not None:
                 before, undo = profile.readonly_on
-                _say(connection, before)
+                say(connection, before)
+                lease.undo = undo
             self._settle(connection, terms)
         except BaseException:
-            connection.close()
+            self.gate.give_back(lease)
             raise
-        return self._lease(connection, holder, undo)
+        return lease
 
     def give_back(self, lease: Lease) -> None:
         """End a lease. The connection is returned, or discarded if it can no longer be used."""
-        try:
-            if lease.undo is not None and not lease.connection.closed and not lease.connection.invalidated:
-                if lease.connection.in_transaction():
-                    lease.connection.rollback()
-                _say(lease.connection, lease.undo)
-        except BaseException:
-            lease.connection.invalidate()  # what was set could not be unset: nobody else may get it
-            raise
-        finally:
-            self.ledger.leave(lease)
-            lease.connection.close()
+        self.gate.give_back(lease)
+
+    def park(self, lease: Lease) -> bool:
+        """Keep the lease of a read for its unit's next one until somebody else needs it; False when it must be given back now."""
+        return self.gate.park(lease)
+
+    def unpark(self, lease: Lease) -> bool:
+        """Use a parked lease again; False when it was taken."""
+        return self.gate.unpark(lease)
 
     def default_isolation(self) -> str:
         """The isolation of the database's transactions when none is asked for; asked once for each engine."""
         if self._isolation is None:
-            with self._connect(self.engine) as connection:
+            self._refuse_if_closed()
+            with self.engine.connect() as connection:
                 self._isolation = str(connection.get_isolation_level()).upper().replace("-", " ")
         return self._isolation
 
@@ -155,65 +161,30 @@ class Supply:
         """The same, if it has been asked already."""
         return self._isolation
 
-    def capacity(self) -> int | None:
-        """How many connections the pool hands out at most, or None where it has no bound."""
-        pool = self.engine.pool
-        if not isinstance(pool, QueuePool):
-            return None
-        # Private: no public name tells the bound of an engine made elsewhere. tests/engines/test_supply.py fails when it changes.
-        overflow: int = pool._max_overflow  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
-        return None if overflow < 0 or pool.size() == 0 else pool.size() + overflow
-
-    def out(self) -> int:
-        """How many connections are out of the pool now, whoever took them."""
-        pool = self.engine.pool
-        return pool.checkedout() if isinstance(pool, QueuePool) else len(self.ledger.leases())
-
-    def sweep(self) -> None:
-        """Give back what dead threads, finished tasks and dropped units hold."""
-        for lease in self.ledger.leases():
-            holder = lease.holder()
-            if holder is None:
-                self._recover(lease)
-            elif holder.owner_is_gone():
-                holder.reclaim()
-
-    def _recover(self, lease: Lease) -> None:
-        """Give back the connection of a holder that no longer exists."""
-        try:
-            lease.connection.rollback()
-        except BaseException:
-            lease.connection.invalidate()
-            raise
-        finally:
-            self.give_back(lease)
-
     def close(self) -> None:
         """Refuse every further connection."""
         if not self.closed:
             self.closed = True
+            self.gate.abandon()
             self.liveness.close()
             self.witness.close()
             if self._hears_failures:
                 event.remove(self.engine, "handle_error", self._statement_failed)
 
-    def _connect(self, engine: Engine) -> Connection:
+    def _refuse_if_closed(self) -> None:
         if self.closed:
             raise DatabaseClosed(
                 f"{self.name!r} was closed before its use at {words(here(2))}. Make a new Database, or close this one later."
             )
-        if (out := self.out()) >= self.peak:  # never more than the capacity, which then needs not be asked
-            capacity = self.capacity()
-            if capacity is not None and out >= capacity:
-                self._make_room(capacity)
-            elif capacity is not None:
-                self.peak = out + 1
+
+    def _take(self, engine: Engine, holder: Holder) -> Lease:
+        self._refuse_if_closed()
         try:
             if self.profile.rests:
                 with resting.taking():
-                    connection = engine.connect()
+                    lease = self.gate.take(engine, holder)
             else:
-                connection = engine.connect()
+                lease = self.gate.take(engine, holder)
         except (DBAPIError, OSError) as error:  # asyncpg lets an OSError through as it is
             error.add_note(
                 f"tenure: no connection of {self.name!r} could be made to {shown(engine.url)}."
@@ -222,19 +193,8 @@ class Supply:
             raise
         # Not the view of it that has our options: the user knows and compares the engine, and SQLAlchemy finds a transaction's
         # connection by it.
-        connection.engine = self.engine
-        return connection
-
-    def _make_room(self, capacity: int) -> None:
-        self.peak = capacity
-        self.sweep()
-        if self.out() >= capacity and (now := time.monotonic()) - self._collected > 1.0:
-            self._collected = now  # at most once a second: a full collection is dear
-            gc.collect()  # a dropped unit in a reference cycle still holds its connection
-            self.sweep()
-
-    def _lease(self, connection: Connection, holder: Holder, undo: str | None) -> Lease:
-        return self.ledger.enter(Lease(connection, holder, undo))
+        lease.connection.engine = self.engine
+        return lease
 
     def _settle(self, connection: Connection, terms: Terms) -> None:
         """Have the transaction begin with its settings."""
@@ -286,10 +246,3 @@ class Supply:
                 f"settings={sorted(settings)}: {self.engine.dialect.name} has no settings that end with the transaction (SET LOCAL);"
                 " they would stay on the connection. Leave them out, or use PostgreSQL."
             )
-
-
-def _say(connection: Connection, statement: str) -> None:
-    """Run a statement outside any transaction of SQLAlchemy's."""
-    cursor: Any = connection.connection.cursor()
-    cursor.execute(statement)
-    cursor.close()

@@ -1,0 +1,308 @@
+"""The gate in front of an engine's pool: whoever takes a connection passes admission and is in the ledger, tenure's units and
+those who call ``engine.connect()`` alike.
+
+``Pool.connect`` is where every connection is taken; the gate stands there as an attribute of the pool, also of one that
+``dispose()`` has put in its place. What a connection's lease is rests in the ``record_info`` of its pool record, and so is found
+however the connection comes back: returned, invalidated, detached, or dropped and found by the garbage collector.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from contextvars import ContextVar
+from typing import Any, Final, TypeAlias
+
+from sqlalchemy import event
+from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.pool import Pool, PoolProxiedConnection, QueuePool
+
+from tenure.engines import verdict, waiting
+from tenure.engines.admission import Admission, Queue, State
+from tenure.engines.ledger import Holder, Lease, Ledger, Stranger
+from tenure.exceptions import BadOption
+
+_LEASE: Final = "tenure.lease"  # in the record_info of a connection that is out
+_COLLECT_EVERY: Final = 10.0  # seconds: a full collection of a large program takes a tenth of one
+_MAKING: Final = threading.Lock()
+_INHERITED: Final[list[Lease]] = []
+# What code of this context has taken around tenure and not given back.
+_TAKEN: Final[ContextVar[tuple[Stranger, ...]]] = ContextVar("tenure.taken", default=())
+
+
+# Who holds connections in this context, as units that are open around the code that asks.
+Around: TypeAlias = Callable[[], Iterable[Holder]]
+
+
+class Counts:
+    """How often what has happened at a gate since it was built."""
+
+    __slots__ = ("acquired", "cancelled", "discarded", "in_doubt", "leaked", "refused", "timed_out")
+
+    def __init__(self) -> None:
+        self.acquired = self.timed_out = self.cancelled = self.refused = self.leaked = self.discarded = self.in_doubt = 0
+
+
+class Gate:
+    """The gate of one engine; several ``Database`` objects on one engine share it.
+
+    Args:
+        engine: Whose pool.
+        name: The database's name, as errors show it.
+        admission: How to wait.
+
+    """
+
+    def __init__(self, engine: Engine, name: str, admission: Admission) -> None:
+        self.engine = engine
+        self.name = name
+        self.ledger = Ledger()
+        self.counts = Counts()
+        self.queue = Queue(capacity_of(engine.pool), admission)
+        self.around: list[Around] = []
+        self._asking = threading.local()
+        self._collected = 0.0
+        self._users = 0
+        self._process = os.getpid()
+        self._wait: waiting.Wait = waiting.in_loop if engine.dialect.is_async else waiting.in_thread
+        self._connect: Callable[[], PoolProxiedConnection] = engine.pool.connect
+        self._stand_before(engine.pool)
+        event.listen(engine, "engine_disposed", self._renewed)
+        for name_of_event, listener in (("checkin", _came_back), ("detach", _came_back), ("invalidate", _discarded)):
+            if not event.contains(engine, name_of_event, listener):  # left there when the gate goes, for leases that outlive it
+                event.listen(engine, name_of_event, listener)
+
+    # -- taking --------------------------------------------------------------------------------------------
+
+    def take(self, engine: Engine, holder: Holder) -> Lease:
+        """A lease for *holder* on a connection of *engine*: the gate's, or a view of it with options of its own.
+
+        Raises:
+            Overloaded: Too many wait already.
+            PoolExhausted: None came free in time.
+            SecondConnection: The holder has one already, and all others are held by those who wait as well.
+
+        """
+        lease = Lease(holder)
+        self._asking.lease = lease  # the call below is the next to reach the pool: nothing can come in between
+        try:
+            connection = engine.connect()
+        finally:
+            self._asking.lease = None
+        self.ledger.enter(lease, connection)
+        return lease
+
+    def _pass(self) -> PoolProxiedConnection:
+        """In place of ``Pool.connect``."""
+        lease: Lease | None = getattr(self._asking, "lease", None)
+        strange = lease is None
+        if lease is None:
+            lease = Stranger().lease
+        else:
+            self._asking.lease = None
+        lease.gate = self
+        if not self.queue.enter(lease):
+            self._stand_in_line(lease)
+        try:
+            fairy = self._connect()
+            fairy.record_info[_LEASE] = lease  # type: ignore[index]
+        except BaseException:
+            self.queue.leave(lease)
+            raise
+        lease.since = time.monotonic()
+        self.counts.acquired += 1
+        if strange:
+            self.ledger.enter(lease)
+            _TAKEN.set((*(one for one in _TAKEN.get() if one.lease.place), lease.holder()))  # type: ignore[arg-type]
+        return fairy
+
+    def _stand_in_line(self, lease: Lease) -> None:
+        """Wait for a place."""
+        self.sweep()
+        if self.queue.enter(lease):
+            return
+        if self.queue.is_full():
+            self.counts.refused += 1
+            raise verdict.overloaded(self, "max_waiting")
+        holder = lease.holder()
+        lease.behind = (*(one for one in _TAKEN.get() if one.lease.place), *(one for find in self.around for one in find()))
+        if holder is not None:
+            verdict.refuse_deadlock(self, lease, holder)
+        limit = self._limit(holder)
+        try:
+            got = self._wait(self.queue, lease, limit, self._look)
+        except BaseException:
+            self.counts.cancelled += 1
+            raise
+        if isinstance(got, Lease):
+            self._discharge(got)
+        elif got.state is State.SHED:
+            self.counts.refused += 1
+            raise verdict.overloaded(self, "target")
+        elif got.state is not State.SERVED:
+            self.sweep()
+            if not self.queue.enter(lease):
+                self.counts.timed_out += 1
+                raise verdict.exhausted(self, lease, limit)
+
+    def _limit(self, holder: Holder | None) -> float:
+        """How long *holder* may wait, in seconds."""
+        pool = self.engine.pool
+        limit = self.queue.admission.max_wait
+        if limit is None:
+            limit = float(pool.timeout()) if isinstance(pool, QueuePool) else 30.0
+        own = None if holder is None else holder.patience()
+        return limit if own is None else min(own, limit)
+
+    # -- giving back ----------------------------------------------------------------------------------------
+
+    def give_back(self, lease: Lease) -> None:
+        """End a lease. The connection is returned, or discarded if it can no longer be used."""
+        connection = lease.connection
+        try:
+            if lease.undo is not None and not connection.closed and not connection.invalidated:
+                if connection.in_transaction():
+                    connection.rollback()
+                say(connection, lease.undo)
+        except BaseException:
+            connection.invalidate()  # what was set could not be unset: nobody else may get it
+            raise
+        finally:
+            self.ledger.leave(lease)
+            connection.close()
+
+    def park(self, lease: Lease) -> bool:
+        """Keep an idle lease for its unit's next read until somebody else needs it; False when it must be given back now."""
+        return lease.keepable and not lease.connection.invalidated and self.queue.park(lease)
+
+    def unpark(self, lease: Lease) -> bool:
+        """Use a parked lease again; False when it was taken."""
+        return self.queue.unpark(lease)
+
+    def empty(self) -> None:
+        """Give back all that is parked."""
+        for lease in self.queue.take_spare():
+            self.give_back(lease)
+
+    def _discharge(self, spare: Lease) -> None:
+        self.ledger.leave(spare)
+        with suppress(Exception):  # SQLAlchemy has logged it and discarded the connection; nothing was open on it
+            spare.connection.close()
+
+    # -- owners that are gone ---------------------------------------------------------------------------------
+
+    def sweep(self) -> None:
+        """Give back what dead threads, finished tasks and dropped units hold."""
+        for lease in self.ledger.leases():
+            holder = lease.holder()
+            if holder is None:
+                self.counts.leaked += 1
+                self._recover(lease)
+            elif holder.owner_is_gone():
+                self.counts.leaked += not isinstance(holder, Stranger)
+                holder.reclaim()
+
+    def _recover(self, lease: Lease) -> None:
+        """Give back the connection of a holder that no longer exists."""
+        try:
+            lease.connection.rollback()
+        except BaseException:
+            lease.connection.invalidate()
+            raise
+        finally:
+            self.give_back(lease)
+
+    def _look(self) -> None:
+        """Somebody has waited for a second."""
+        self.sweep()
+        if (now := time.monotonic()) - self._collected > _COLLECT_EVERY:
+            self._collected = now
+            gc.collect()  # a dropped unit in a reference cycle still holds its connection
+            self.sweep()
+
+    # -- the pool -------------------------------------------------------------------------------------------
+
+    def out(self) -> int:
+        """How many connections are out of the pool now, whoever took them, but for those that are only kept and may be taken."""
+        pool = self.engine.pool
+        count = pool.checkedout() if isinstance(pool, QueuePool) else self.queue.used
+        return count - self.queue.spare
+
+    def _stand_before(self, pool: Pool) -> None:
+        self._connect = pool.connect
+        pool.connect = self._pass  # type: ignore[method-assign]
+
+    def _renewed(self, engine: Engine) -> None:
+        """``dispose()`` has put a new pool in the place of the old; connections of that which are out go their own way."""
+        self._stand_before(engine.pool)
+        spare = self.queue.renew(capacity_of(engine.pool))
+        if os.getpid() != self._process:  # a child, which must leave its parent's sockets alone, the garbage collector too
+            _INHERITED.extend(spare)
+            return
+        for lease in spare:
+            lease.connection.invalidate()  # the old pool would not close it
+            self._discharge(lease)
+
+    def join(self, admission: Admission | None) -> Gate:
+        """One ``Database`` more has this gate."""
+        if admission is not None and admission != self.queue.admission:
+            raise BadOption(
+                f"{admission!r}: another Database has this engine, with {self.queue.admission!r}. One pool has one queue: give both the same."
+            )
+        self._users += 1
+        return self
+
+    def abandon(self) -> None:
+        """One less; the last one leaves the engine as it was found."""
+        self.empty()
+        self._users -= 1
+        if not self._users:
+            self.engine.pool.__dict__.pop("connect", None)
+            event.remove(self.engine, "engine_disposed", self._renewed)
+
+
+def gate_of(engine: Engine, name: str, admission: Admission | None) -> Gate:
+    """The gate of *engine*, built if it has none.
+
+    Raises:
+        BadOption: It has one already, with another *admission*.
+
+    """
+    with _MAKING:
+        there: Any = getattr(engine.pool.connect, "__self__", None)
+        gate = there if isinstance(there, Gate) else Gate(engine, name, admission or Admission())
+        return gate.join(admission)
+
+
+def capacity_of(pool: Pool) -> int | None:
+    """How many connections *pool* hands out at most, or None where it has no bound."""
+    if not isinstance(pool, QueuePool):
+        return None
+    # Private: no public name tells the bound of an engine made elsewhere. tests/engines/test_supply.py fails when it changes.
+    overflow: int = pool._max_overflow  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+    return None if overflow < 0 or pool.size() == 0 else pool.size() + overflow
+
+
+def say(connection: Connection, statement: str) -> None:
+    """Run a statement outside any transaction of SQLAlchemy's."""
+    cursor: Any = connection.connection.cursor()
+    cursor.execute(statement)
+    cursor.close()
+
+
+def _came_back(_connection: Any, record: Any) -> None:
+    lease: Lease | None = record.record_info.pop(_LEASE, None)
+    if lease is not None:
+        if isinstance(lease.holder(), Stranger):
+            lease.gate.ledger.leave(lease)
+        lease.gate.queue.leave(lease)
+
+
+def _discarded(_connection: Any, record: Any, _error: Any) -> None:
+    lease: Lease | None = record.record_info.get(_LEASE)
+    if lease is not None:
+        lease.gate.counts.discarded += 1

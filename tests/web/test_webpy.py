@@ -641,3 +641,73 @@ def test_a_stream_that_begins_with_the_first_part_goes_on(make_face):
 
     assert len(lines) == 50
     assert face.out() == 0
+
+
+# ----------------------------------------------------------------------------- the reason of an answer
+
+
+def _raises(session):
+    session.add(User(name="ada"))
+    raise LookupError
+
+
+def _raises_an_answer(session):
+    session.add(User(name="ada"))
+    try:
+        raise LookupError
+    except LookupError:
+        raise web.internalerror()  # noqa: B904 - as web.py's users do
+
+
+def _answers(session):
+    session.add(User(name="ada"))
+    web.ctx.status = "500 Internal Server Error"
+
+
+@alone
+@pytest.mark.parametrize(
+    ("work", "reason"), [(_raises, "LookupError"), (_raises_an_answer, "status 500"), (_answers, "status 500")]
+)
+@pytest.mark.parametrize("mounted", [False, True])
+def test_the_reason_of_a_500(face, stored, told, *, work, reason, mounted):
+    """R15: the log line of a request whose handler raised names the error, not what web.py made of it."""
+
+    def get(self, session: Session):
+        work(session)
+
+    app = application(face, "/x", handler(get))
+    if mounted:
+        app = application(face, "/in", web.application(("/x", handler(get)), {}, autoreload=False))
+    assert ask(app, "/in/x" if mounted else "/x")[0] == 500
+    assert (stored(), [one[1:] for one in told.closed()]) == ([], [("rolled back", reason)])
+
+
+@alone
+def test_an_error_rolls_back_whatever_the_rule_says_of_500(face, stored):
+    """R15: an exception is no answer; `commit_if` is asked about answers."""
+    assert ask(application(face, "/", handler(lambda self, session: _raises(session)), commit_if=lambda status: True))[0] == 500
+    assert stored() == []
+
+
+# ----------------------------------------------------------------------------- functions in urls
+
+
+@alone
+def test_a_function_in_the_urls_gets_its_session(face, stored):
+    """R20: what web.py calls gets its session, be it a method or a function; one mapped twice, in two applications, too."""
+
+    def add(session: Session):
+        session.add(User(name=f"user {session.scalar(select(func.count(User.id)))}"))
+        yield "added"
+
+    class Adding:
+        def __call__(self, session):
+            session.add(User(name="by an object"))
+            return "added"
+
+    app = application(face, "/a", add, "/b", add, "/c", Adding(), "/d", lambda: "nothing")
+    again = application(face, "/", add)
+    answers = [ask(app, path) for path in ("/a", "/b", "/c", "/d", "/a")] + [ask(again)]
+
+    assert answers == [(200, "added")] * 3 + [(200, "nothing")] + [(200, "added")] * 2
+    assert stored() == ["by an object", "user 0", "user 1", "user 3", "user 4"]

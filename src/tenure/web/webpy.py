@@ -60,8 +60,8 @@ def _answer(request: BlockingRequest, handle: Callable[[], Any]) -> Any:
             if hasattr(result, "__next__"):  # made while it is sent; web.py reads the status after its first part
                 result = body = BlockingBody(request, result)
                 body.ahead()
-        except web.HTTPError:  # web.py raises its answers: a redirect is one, and so is what it makes of an error
-            request.settle(_status())
+        except web.HTTPError as answer:  # web.py raises its answers: a redirect is one, and so is what it makes of an error
+            request.settle(_status(), _made_of(answer))
             raise
         request.settle(_status())
     except BaseException as error:
@@ -74,6 +74,15 @@ def _answer(request: BlockingRequest, handle: Callable[[], Any]) -> Any:
 
 def _status() -> int:
     return int(web.ctx.status.split(None, 1)[0])
+
+
+def _made_of(answer: web.HTTPError) -> BaseException | None:
+    """What the handler raised, where web.py has made *answer* of it; None where *answer* is the handler's own."""
+    trace = answer.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    raised_by = None if trace is None else trace.tb_frame.f_globals.get("__name__")
+    return answer.__context__ if raised_by == web.application.__module__ else None
 
 
 class _OfTheApplication:
@@ -94,7 +103,7 @@ class _OfTheApplication:
 
 
 class _Handlers:
-    """The handler classes of an application, and of what is mounted in it: each gets its session parameter filled in, once."""
+    """The handlers of an application, and of what is mounted in it: each gets its session parameter filled in, once."""
 
     def __init__(self, database: Database) -> None:
         self._database = _OfTheApplication(database)
@@ -106,13 +115,15 @@ class _Handlers:
         now = len(app.mapping)
         if app in around or (mapping is app.mapping and size == now):
             return
-        for _, target in app.mapping:
+        for place, (pattern, target) in enumerate(app.mapping):
             handler = _handler(target, app.fvars)
             if isinstance(handler, web.application):
                 self.fill(handler, (*around, app))
             elif isinstance(handler, type):
                 for kind in handler.__mro__:
                     self._fill_class(kind)
+            elif handler is target and callable(handler) and (filled := fill(self._database, handler)) is not handler:
+                app.mapping[place] = (pattern, filled)
         # Not before: the first requests come at once, and each must find its handler filled in.
         self._seen[app] = (app.mapping, now)
 

@@ -23,7 +23,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 import tenure
 from tenure.core.current import nobody
 from tenure.core.events import UnitClosed
-from tenure.exceptions import BadOption, JoinRefused, NoUnit, UnitEnded
+from tenure.exceptions import BadOption, NoUnit, UnitEnded
 from tenure.jobs.apscheduler import in_units
 from tenure.web.wsgi import UnitMiddleware
 
@@ -287,7 +287,7 @@ def test_the_stored_job_stays_as_it_is(face):
 
 @alone
 def test_a_decorated_job_with_a_session(face, stored, told):
-    """R24: `@db.unit` fills in the session; its unit is the firing's, and has the job's name."""
+    """R24: `@db.unit` fills in the session; its unit is the firing's, and has the name that it would have anywhere."""
 
     @face.db.unit
     def store(session, name):
@@ -297,7 +297,8 @@ def test_a_decorated_job_with_a_session(face, stored, told):
         ended = Ended(made)
         once(made, store, args=["ada"], name="storing")
         assert ended.wait(1) == [None]
-    assert (stored(), told.closed()) == (["ada storing"], [("storing", "committed", "returned")])
+    name = store.__qualname__.rpartition(".")[2]
+    assert (stored(), told.closed()) == ([f"ada {name}"], [(name, "committed", "returned")])
 
 
 @alone
@@ -315,26 +316,93 @@ def test_a_decorated_job_alone(face, stored, told):
     assert (stored(), [name for name, _, _ in told.closed()]) == (["ada"], [store.__qualname__.rpartition(".")[2]])
 
 
+class Nightly:
+    """Jobs that are decorated, as methods and objects."""
+
+    def __init__(self, db):
+        self.db = db
+
+        @db.unit(isolation="SERIALIZABLE", retry=2, name="a method")
+        def method(self, session, name="method"):
+            session.add(User(name=f"{name} {session.unit.name}"))
+
+        type(self).method = type(self).__call__ = method
+
+
 @alone
-def test_a_decorated_job_that_asks_for_more(face, stored):
-    """R5: a firing is a unit that such a function would have to join, so it asks for one of its own."""
+@pytest.mark.parametrize("form", ["function", "method", "object", "partial", "wrapped"])
+def test_a_decorated_job_has_its_own_options(face, stored, told, form):
+    """R24, R39: a job that brings its unit has no other around it, and so may ask for what it would ask for anywhere."""
+    runs = []
 
-    @face.db.unit(retry=3)
-    def joins(session):
-        session.add(User(name="never"))
+    @face.db.unit(retry=3, isolation="SERIALIZABLE", propagation="never", name="its own")
+    def function(session):
+        runs.append(face.db.current.parent)
+        session.add(User(name=f"run {len(runs)}"))
+        session.flush()
+        if len(runs) < 3:
+            raise sa.exc.OperationalError("", {}, sqlite_busy())
 
-    @face.db.unit(retry=3, propagation="new")
-    def has_its_own(session):
-        session.add(User(name="ada"))
+    @functools.wraps(function)
+    def wrapped():
+        return function()
+
+    nightly = Nightly(face.db)
+    forms = {"method": nightly.method, "object": nightly, "partial": functools.partial(nightly.method, name="partial")}
+    with scheduler(face, threads=1) as made:
+        ended = Ended(made)
+        once(made, {"function": function, "wrapped": wrapped, **forms}[form], name="job")
+        assert ended.wait(1) == [None]
+    if form in forms:
+        assert stored() == [f"{'partial' if form == 'partial' else 'method'} a method"]
+    else:
+        assert (runs, stored()) == ([None] * 3, ["run 3"])
+        assert [one[:2] for one in told.closed()] == [("its own", "rolled back")] * 2 + [("its own", "committed")]
+
+
+@alone
+def test_a_job_decorated_for_another_database(face, watch, tmp_path, told):
+    """R24: what it brings is no unit of this one."""
+    other = watch(tenure.Database(f"sqlite:///{tmp_path / 'other.db'}"))
+
+    @other.db.unit
+    def job(session):
+        return face.db.session, session
+
+    @other.db.unit
+    @face.db.unit
+    def both(session):
+        return face.db.current.parent
 
     with scheduler(face, threads=1) as made:
         ended = Ended(made)
-        once(made, joins)
+        once(made, job, name="job")
         ended.wait(1)
-        once(made, has_its_own)
-        errors = ended.wait(2)
-    assert isinstance(errors[0], JoinRefused)
-    assert (errors[1], stored()) == (None, ["ada"])
+        once(made, both, name="both")
+        assert ended.wait(2) == [None, None]
+    assert sorted(name for name, _, _ in told.closed()).count("job") == 2
+    assert "both" in [name.rpartition(".")[2] for name, _, _ in told.closed()]
+
+
+@alone
+def test_a_job_that_must_join(face, stored):
+    """R24, R5: it brings no unit, and joins the firing's."""
+
+    @face.db.unit(propagation="mandatory")
+    def joins(session):
+        session.add(User(name=session.unit.name))
+
+    with scheduler(face, threads=1) as made:
+        ended = Ended(made)
+        once(made, joins, name="the firing")
+        assert ended.wait(1) == [None]
+    assert stored() == ["the firing"]
+
+
+def sqlite_busy():
+    error = sa.create_engine("sqlite://").dialect.loaded_dbapi.OperationalError("database is locked")
+    error.sqlite_errorname = "SQLITE_BUSY"
+    return error
 
 
 class Cleaner:
@@ -472,7 +540,7 @@ async def test_jobs_on_an_event_loop(face, stored, told):
         await face.db.session.flush()
         raise LookupError
 
-    @face.db.unit
+    @face.db.unit(retry=2, isolation="SERIALIZABLE")
     async def given(session: AsyncSession, name):
         session.add(User(name=f"{name} {session.sync_session.unit.name}"))
 

@@ -77,7 +77,14 @@ class Carried:
         """Let *wrapper* look like the function, without its session parameter."""
         carry_over(wrapper, self.function)
         self.injection.hide(wrapper)
+        if self.options.propagation != "mandatory":
+            wrapper.tenure_databases = (*getattr(self.function, "tenure_databases", ()), self.database)
         return wrapper
+
+
+def brings_unit(function: Any, database: BaseDatabase[Any]) -> bool:
+    """Whether *function* was decorated to open a unit of *database* by itself, so that a host need not."""
+    return any(one is database for one in getattr(core_of(function), "tenure_databases", ()))
 
 
 def _rewrapped(method: Any, change: Callable[[Any], Any]) -> Any:

@@ -9,6 +9,7 @@ from apscheduler.executors.pool import ProcessPoolExecutor
 
 from tenure.core.aio import AsyncDatabase
 from tenure.core.database import Database
+from tenure.core.decorate import brings_unit
 from tenure.exceptions import BadOption
 
 E = TypeVar("E", bound=BaseExecutor)
@@ -19,8 +20,8 @@ def in_units(executor: E, database: Database | AsyncDatabase) -> E:
 
     ``BackgroundScheduler(executors={"default": in_units(ThreadPoolExecutor(4), db)})``. A firing commits when its job returns and
     rolls back when it raises; APScheduler then reports the error as ever. Overlapping firings have separate units. Works with
-    executors that run in this process: threads, asyncio, gevent. For a process pool, and for a job with a parameter for its session,
-    decorate the job itself with ``@db.unit``.
+    executors that run in this process: threads, asyncio, gevent. A job that is decorated with ``@db.unit(...)`` itself has its own unit,
+    with its own options and name; that is also the way for a process pool, and for a job with a parameter for its session.
 
     Raises:
         BadOption: *executor* runs its jobs in other processes, or *database* is none.
@@ -35,7 +36,7 @@ def in_units(executor: E, database: Database | AsyncDatabase) -> E:
     submit: Any = executor.submit_job  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
 
     def submit_job(job: Any, run_times: Any) -> Any:
-        return submit(_JobInUnit(job, database), run_times)
+        return submit(job if brings_unit(job.func, database) else _JobInUnit(job, database), run_times)
 
     executor.submit_job = submit_job
     return executor

@@ -14,7 +14,7 @@ from tenure.engines.deadline import Deadline, seconds
 from tenure.engines.interrupt import GRACE
 from tenure.engines.ledger import Lease
 from tenure.engines.watch import ThreadWatch, Watch
-from tenure.exceptions import DeadlineExceeded, TenureError, sqlstate
+from tenure.exceptions import DeadlineExceeded, sqlstate
 
 if TYPE_CHECKING:
     from tenure.core.unit import BaseUnit
@@ -98,7 +98,7 @@ class TimedSession(HoldingSession):
             return False
         if watch is not None and fired and (watch.has_stopped(code) or (watch.was_cut and self._is_lost(error, code))):
             return True
-        if isinstance(error, exc.TimeoutError) or (isinstance(error, TenureError) and error.slug == "pool-exhausted"):
+        if isinstance(error, exc.TimeoutError):  # PoolExhausted is one
             return True
         return self._waits_are_limited() and code is not None and code.startswith(("SQLITE_BUSY", "SQLITE_LOCKED"))
 

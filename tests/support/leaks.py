@@ -25,10 +25,11 @@ def units_left(faces: Iterable[Face]) -> list[str]:
 
 def connections_left(faces: Iterable[Face]) -> list[str]:
     """The connections that are out of their pools. Garbage is collected only when there are any."""
-    faces = [face for face in faces if hasattr(face.pool, "checkedout")]
-    if any(face.out() for face in faces):
+    pools = [(face, supply.engine.pool) for face in faces for supply in face.db.supplies]
+    pools = [(face, pool) for face, pool in pools if hasattr(pool, "checkedout")]
+    if any(pool.checkedout() for _, pool in pools):
         gc.collect()
-    return [f"{face}: {face.out()} connection(s) are out of the pool" for face in faces if face.out()]
+    return [f"{face}: {pool.checkedout()} connection(s) are out of the pool" for face, pool in pools if pool.checkedout()]
 
 
 def tasks_left(runner: asyncio.Runner | None) -> list[str]:

@@ -6,6 +6,7 @@
 * MariaDB: the server at ``TENURE_TEST_MARIADB``, by default ``mysql://root@127.0.0.1:3306``. Each run makes a database
   with a name of its own there and drops it, so two runs at once never meet.
 
+* A replica of it that streams, made by `pg_basebackup`, see `standby.py`.
 * PgBouncer, in front of that PostgreSQL: the program of Debian's package, see `pgbouncer.py`.
 
 A test that needs a server which is not there is skipped, and the run ends with a line that says so. With
@@ -307,4 +308,10 @@ def _start_pgbouncer() -> Server:
     return pgbouncer.start()
 
 
-_START = {"postgresql": _start_postgresql, "mysql": _start_mariadb, "pgbouncer": _start_pgbouncer}
+def _start_standby() -> Server:
+    from support import standby
+
+    return standby.start()
+
+
+_START = {"postgresql": _start_postgresql, "mysql": _start_mariadb, "pgbouncer": _start_pgbouncer, "standby": _start_standby}

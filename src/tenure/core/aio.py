@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, overload
 
 from sqlalchemy.engine import URL, Engine
@@ -29,6 +29,7 @@ from tenure.core.unit import BaseUnit
 from tenure.engines import presets
 from tenure.engines.admission import Admission
 from tenure.engines.deadline import Deadline
+from tenure.engines.routing import Replicas, opened
 from tenure.exceptions import BadOption, WrongDriver
 
 if TYPE_CHECKING:
@@ -156,6 +157,7 @@ class AsyncDatabase(BaseDatabase[AsyncSession]):
         guards: Mapping[str, GuardMode] | GuardMode | None = None,
         session_options: Mapping[str, Any] | None = None,
         liveness: float | None = 30.0,
+        replicas: Replicas | Sequence[str | URL | AsyncEngine] = (),
         pooler: str | None = None,
         limits: Limits = Limits(),  # noqa: B008 - frozen
         finish_within: float = 10.0,
@@ -164,13 +166,13 @@ class AsyncDatabase(BaseDatabase[AsyncSession]):
         if callsite.greenlet_finder() is None:
             raise ImportError("AsyncDatabase needs greenlet, by which SQLAlchemy serves asyncio. Install tenure[asyncio].")
         check_seconds("finish_within", finish_within, above=0.0)
-        self._owns_engine = not isinstance(url_or_engine, AsyncEngine)
-        if isinstance(url_or_engine, Engine):
-            raise WrongDriver("an Engine was given to AsyncDatabase. Use Database, or create_async_engine().")
-        if isinstance(url_or_engine, AsyncEngine):
-            engine = taken(url_or_engine, engine_options, pooler)
-        else:
-            engine = presets.make_async_engine(presets.parse(url_or_engine), engine_options, pooler)
+        engine = _engine_of(url_or_engine, engine_options, pooler)
+        settings, others = opened(
+            replicas,
+            engine.sync_engine,
+            engine_options,
+            lambda one: _engine_of(one, {} if isinstance(one, AsyncEngine) else engine_options, pooler),
+        )
         super().__init__(
             engine.sync_engine,
             name=name,
@@ -181,7 +183,11 @@ class AsyncDatabase(BaseDatabase[AsyncSession]):
             session_options=session_options,
             liveness=liveness,
             limits=limits,
+            replicas=settings,
+            replica_engines=[one.sync_engine for one in others],
         )
+        given = (url_or_engine, *settings.servers)
+        self._owned = [made for made, one in zip((engine, *others), given, strict=True) if not isinstance(one, AsyncEngine)]
         self._anchor = presets.anchor(engine.url)
         self._finish_within = finish_within
         self.engine: AsyncEngine = engine
@@ -194,9 +200,10 @@ class AsyncDatabase(BaseDatabase[AsyncSession]):
 
     async def close(self) -> None:
         """Refuse new connections, and close those of an engine that was made from a URL. An engine taken as it was stays open."""
-        self.supply.close()
-        if self._owns_engine:
-            await self.engine.dispose()
+        for supply in self.supplies:
+            supply.close()
+        for engine in self._owned:
+            await engine.dispose()
         if self._anchor is not None:
             self._anchor.close()
 
@@ -269,6 +276,7 @@ class AsyncDatabase(BaseDatabase[AsyncSession]):
         unit.ending = True
         verdict, cancelled = await self._end(plan.settle(error, unit), unit, error)
         unit.settled, unit.ending, unit.outcome = True, False, verdict.outcome
+        self.remember(unit, verdict.outcome)
         if hooks := unit.take_hooks(verdict.outcome):
             cancelled = await self._run_hooks(unit, hooks, cancelled or error) or cancelled
         if cancelled is not None:
@@ -295,6 +303,15 @@ class AsyncDatabase(BaseDatabase[AsyncSession]):
         """Run hooks after a checkpoint, from within SQLAlchemy's greenlet."""
         if (cancelled := await_only(self._run_hooks(unit, hooks, None))) is not None:
             raise cancelled
+
+
+def _engine_of(given: Any, options: dict[str, Any], pooler: str | None) -> AsyncEngine:
+    """The engine for what the user has given as one."""
+    if isinstance(given, Engine):
+        raise WrongDriver("an Engine was given to AsyncDatabase. Use Database, or create_async_engine().")
+    if isinstance(given, AsyncEngine):
+        return taken(given, options, pooler)  # type: ignore[no-any-return]
+    return presets.make_async_engine(presets.parse(given), options, pooler)  # type: ignore[no-any-return]
 
 
 async def _call(hook: Hook) -> None:

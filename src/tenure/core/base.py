@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, TypeVar
 
 from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session
-from sqlalchemy.pool import QueuePool
 
 from tenure import callsite, workers
 from tenure.callsite import Site, words
@@ -22,12 +21,15 @@ from tenure.core.limits import Limits, Notices
 from tenure.core.options import GuardMode, Hold, UnitOptions, strength
 from tenure.core.plainread import PlainReads
 from tenure.core.plan import Opening, Outcome, Plan, Step, Verdict
+from tenure.core.replicated import Replicated
 from tenure.core.session import UnitSession
+from tenure.core.status import Status, status_of
 from tenure.core.unit import BaseUnit
 from tenure.engines.admission import Admission, admission_of
 from tenure.engines.deadline import Deadline
 from tenure.engines.ledger import HolderReport
 from tenure.engines.masked import shown
+from tenure.engines.routing import Replicas
 from tenure.engines.supply import Supply
 from tenure.exceptions import BadOption, JoinRefused, NoUnit, TenureError, UnexpectedUnit, UnitEnded, annotate
 
@@ -35,42 +37,7 @@ S = TypeVar("S")
 _FINAL = frozenset(["bind", "binds", "close_resets_only", "autobegin", "twophase", "join_transaction_mode"])
 
 
-class Status(NamedTuple):
-    """Numbers of one database: connections now, and what has happened since it was made. Those on one engine share them.
-
-    Attributes:
-        name: The database's name.
-        capacity: How many connections its pool hands out at most; None without a bound.
-        in_use: How many are out now, whoever took them.
-        idle: How many rest in the pool, or are only kept for a unit's next read and can be had.
-        waiting: How many units wait for one.
-        peak: The most that were in use at once.
-        acquired: How often a connection was taken.
-        timed_out: How often a wait ended with ``PoolExhausted``.
-        cancelled: How often one who waited was cancelled or interrupted.
-        refused: How often one was refused with ``Overloaded``.
-        leaked: How often a connection was taken back from an owner that was gone.
-        discarded: How many connections were thrown away while they were out.
-        in_doubt: How many units ended with an unknown outcome.
-
-    """
-
-    name: str
-    capacity: int | None
-    in_use: int
-    idle: int
-    waiting: int
-    peak: int
-    acquired: int
-    timed_out: int
-    cancelled: int
-    refused: int
-    leaked: int
-    discarded: int
-    in_doubt: int
-
-
-class BaseDatabase(Generic[S]):
+class BaseDatabase(Replicated, Generic[S]):
     """One database: an engine, and the units that use it. Safe to share by all threads and tasks."""
 
     session_class: type[UnitSession]
@@ -89,6 +56,8 @@ class BaseDatabase(Generic[S]):
         session_options: Mapping[str, Any] | None,
         liveness: float | None,
         limits: Limits,
+        replicas: Replicas,
+        replica_engines: Sequence[Engine],
     ) -> None:
         if liveness is not None:
             check_seconds("liveness", liveness)
@@ -99,9 +68,13 @@ class BaseDatabase(Generic[S]):
         self.modes = opts.guard_modes(guards)
         self.supply = Supply(engine, self.name, admission_of(admission), liveness)
         self.notices = Notices(limits)
+        self.routing = self.route(
+            replicas, [Supply(one, self.name, admission_of(admission), liveness) for one in replica_engines]
+        )
         self.plain = PlainReads(engine.dialect)
         self.current_place = Current(self.name)
-        self.supply.gate.around.append(self._holders_around)
+        for supply in self.supplies:
+            supply.gate.around.append(self._holders_around)
         self.session_options = _session_options(session_options)
         if self.modes["detached"] != "off":
             detached.install()
@@ -146,28 +119,13 @@ class BaseDatabase(Generic[S]):
 
     def status(self) -> Status:
         """How many connections there are, are out, and were out at most. Takes no connection."""
-        gate = self.supply.gate
-        pool, queue, counts = gate.engine.pool, gate.queue, gate.counts
-        return Status(
-            self.name,
-            queue.capacity,
-            gate.out(),
-            (pool.checkedin() if isinstance(pool, QueuePool) else 0) + queue.spare,
-            queue.waiting,
-            queue.peak,
-            counts.acquired,
-            counts.timed_out,
-            counts.cancelled,
-            counts.refused,
-            counts.leaked,
-            counts.discarded,
-            counts.in_doubt,
-        )
+        return status_of(self.name, self.supply.gate, self.replica_numbers())
 
     def holders(self) -> list[HolderReport]:
         """Who holds a connection now, the oldest first. Takes no connection."""
-        gate = self.supply.gate
-        return gate.ledger.reports(gate.queue.is_spare)
+        gates = [supply.gate for supply in self.supplies]
+        found = [report for gate in gates for report in gate.ledger.reports(gate.queue.is_spare)]
+        return sorted(found, key=lambda one: one.age, reverse=True)
 
     def _holders_around(self) -> Iterator[UnitSession]:
         """The sessions of the units that are open around the code that asks."""
@@ -335,6 +293,7 @@ class BaseDatabase(Generic[S]):
         if unit.token is not None:
             self.current_place.reset(unit.token)
             unit.token = None
+        self.remember(unit, verdict.outcome)
         hooks = unit.take_hooks(verdict.outcome) if unit.owns else []
         if verdict.outcome is Outcome.UNKNOWN and unit.owns:
             self.supply.gate.counts.in_doubt += 1

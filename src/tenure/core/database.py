@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, overload
 
 from sqlalchemy.engine import URL, Engine
@@ -26,6 +26,7 @@ from tenure.core.unit import BaseUnit
 from tenure.engines import presets
 from tenure.engines.admission import Admission
 from tenure.engines.deadline import Deadline
+from tenure.engines.routing import Replicas, opened
 from tenure.exceptions import BadOption, UnsupportedCallable, WrongDriver
 
 P = ParamSpec("P")
@@ -156,6 +157,7 @@ class Database(BaseDatabase[Session]):
         guards: ``"off"``, ``"warn"`` or ``"raise"`` (default) for all guards, or a mapping from their slugs.
         session_options: Keyword arguments for every ``Session``, such as ``autoflush`` or ``info``. Default:
             ``expire_on_commit=False``.
+        replicas: Servers that read-only units may use: a list of URLs or engines, or ``Replicas(…)``. Default: none.
         pooler: ``"pgbouncer"`` where PgBouncer in transaction mode stands before the server: settings of the driver, and
             ``PoolerRefused`` for what would be left on a connection. Default: none.
         liveness: A connection that rested in the pool for longer is asked whether it is alive, in seconds. Default 30.0; 0 asks every
@@ -184,19 +186,18 @@ class Database(BaseDatabase[Session]):
         guards: Mapping[str, GuardMode] | GuardMode | None = None,
         session_options: Mapping[str, Any] | None = None,
         liveness: float | None = 30.0,
+        replicas: Replicas | Sequence[str | URL | Engine] = (),
         pooler: str | None = None,
         limits: Limits = Limits(),  # noqa: B008 - frozen
         **engine_options: Any,
     ) -> None:
-        self._owns_engine = not isinstance(url_or_engine, Engine)
-        if hasattr(url_or_engine, "sync_engine"):
-            raise WrongDriver("an AsyncEngine was given to Database. Use AsyncDatabase.")
-        if isinstance(url_or_engine, Engine):
-            engine = taken(url_or_engine, engine_options, pooler)
-            if engine.dialect.is_async:
-                raise WrongDriver(f"the engine's driver {engine.dialect.driver!r} is for asyncio. Use AsyncDatabase.")
-        else:
-            engine = presets.make_engine(presets.parse(url_or_engine), engine_options, pooler)
+        engine = _engine_of(url_or_engine, engine_options, pooler)
+        settings, others = opened(
+            replicas,
+            engine,
+            engine_options,
+            lambda one: _engine_of(one, {} if isinstance(one, Engine) else engine_options, pooler),
+        )
         super().__init__(
             engine,
             name=name,
@@ -207,7 +208,11 @@ class Database(BaseDatabase[Session]):
             session_options=session_options,
             liveness=liveness,
             limits=limits,
+            replicas=settings,
+            replica_engines=others,
         )
+        given = (url_or_engine, *settings.servers)
+        self._owned = [made for made, one in zip((engine, *others), given, strict=True) if not isinstance(one, Engine)]
         self._anchor = presets.anchor(engine.url)
         self.engine: Engine = engine
         self.unit = UnitFactory(self)
@@ -219,9 +224,10 @@ class Database(BaseDatabase[Session]):
 
     def close(self) -> None:
         """Refuse new connections, and close those of an engine that was made from a URL. An engine taken as it was stays open."""
-        self.supply.close()
-        if self._owns_engine:
-            self.engine.dispose()
+        for supply in self.supplies:
+            supply.close()
+        for engine in self._owned:
+            engine.dispose()
         if self._anchor is not None:
             self._anchor.close()
 
@@ -273,6 +279,7 @@ class Database(BaseDatabase[Session]):
         unit.ending = True
         verdict = drive(plan.settle(error, unit), unit.act)
         unit.settled, unit.ending, unit.outcome = True, False, verdict.outcome
+        self.remember(unit, verdict.outcome)
         if hooks := unit.take_hooks(verdict.outcome):
             self.run_hooks_here(unit, hooks)
         return verdict
@@ -296,6 +303,18 @@ def _call(hook: Hook) -> None:
         raise UnsupportedCallable(
             f"hook {name_of(hook.function)!r} is async def, and a Database cannot await it. Use AsyncDatabase."
         )
+
+
+def _engine_of(given: Any, options: dict[str, Any], pooler: str | None) -> Engine:
+    """The engine for what the user has given as one."""
+    if hasattr(given, "sync_engine"):
+        raise WrongDriver("an AsyncEngine was given to Database. Use AsyncDatabase.")
+    if not isinstance(given, Engine):
+        return presets.make_engine(presets.parse(given), options, pooler)
+    engine: Engine = taken(given, options, pooler)
+    if engine.dialect.is_async:
+        raise WrongDriver(f"the engine's driver {engine.dialect.driver!r} is for asyncio. Use AsyncDatabase.")
+    return engine
 
 
 def leaving(opened: list[BaseUnit[Any]], here: BaseUnit[Any] | None) -> BaseUnit[Any]:

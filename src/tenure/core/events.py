@@ -139,6 +139,21 @@ class WorkLost(NamedTuple):
     message: str
 
 
+class ReplicaOut(NamedTuple):
+    """A replica is left out: read-only units use the others, or the primary."""
+
+    database: str
+    replica: str
+    why: str
+
+
+class ReplicaBack(NamedTuple):
+    """A replica that was left out is used again."""
+
+    database: str
+    replica: str
+
+
 Event: TypeAlias = (
     UnitClosed
     | InDoubt
@@ -151,6 +166,8 @@ Event: TypeAlias = (
     | UnitTooOld
     | TooManyObjects
     | WorkLost
+    | ReplicaOut
+    | ReplicaBack
 )
 
 

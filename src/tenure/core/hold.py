@@ -17,6 +17,7 @@ from tenure.callsite import Site
 from tenure.core.late import LateSession
 from tenure.core.options import strength
 from tenure.engines.ledger import Lease
+from tenure.engines.routing import Routing, unreachable
 from tenure.engines.supply import Supply, Terms
 from tenure.exceptions import sqlstate
 
@@ -38,6 +39,8 @@ class HoldingSession(LateSession):
     _unit_ref: Callable[[], BaseUnit[Any] | None]
     _supply: Supply
     _plain: PlainReads
+    _undecided: Routing | None = None  # a replica may serve this unit; which one is decided with its first statement
+    _unproved: Routing | None = None  # a replica is to serve it, and has answered nothing yet
     _lease: Lease | None = None  # the connection held now
     _pinned = False  # it is held for a transaction
     _answer: bool | None = None  # what the server said of the COMMIT of that transaction, when its own answer was lost
@@ -77,7 +80,7 @@ class HoldingSession(LateSession):
         self, mapper: Any = None, *, clause: Any = None, bind: Engine | Connection | None = None, **_kw: Any
     ) -> Engine | Connection:
         """The connection for a statement; called without one (``session.get_bind()``) the engine."""
-        if bind is not None and bind is not self._supply.engine:
+        if bind is not None and bind is not self._supply.engine and bind is not self._unit.database.supply.engine:
             if self._depth:
                 self._foreign_bind(clause)
             return bind
@@ -90,12 +93,32 @@ class HoldingSession(LateSession):
             self._refuse_write(clause)
             self._not_plain(clause)
         if not self._pinned:
+            self._decide()
             if not plain or self._explicit or self.in_nested_transaction() or self._is_classic() or self._streams:
                 self._pin()
             elif self._lease is None:
                 self._lease = self._resumed() or self._lend(self._supply.read, begun=bool(self.dispatch.after_begin))
         assert self._lease is not None
         return self._lease.connection
+
+    def _decide(self) -> None:
+        """Choose the server of a read-only unit. It stays with it, so that no unit sees two."""
+        if (routing := self._undecided) is not None:
+            self._undecided = None
+            self._supply = self._wait(routing.choose, self._holder())
+            self._unproved = None if self._supply is routing.primary else routing
+
+    def _elsewhere(self, error: Exception) -> bool:
+        """Whether what failed can run once more on another server: its replica was lost before it had answered anything."""
+        routing = self._unproved
+        if routing is None or not unreachable(error) or self.patience() == 0.0:
+            return False
+        self._unproved, streams = None, self._streams
+        self._end_read()
+        self._outermost_returned(error)
+        routing.left_out(self._supply, error)
+        self._streams, self._undecided = streams, routing
+        return True
 
     def _foreign_bind(self, clause: Any) -> None:
         """A bind of the caller's own: the SessionTransaction gets a connection that is not ours to end early."""
@@ -156,6 +179,7 @@ class HoldingSession(LateSession):
 
     def _pin(self) -> None:
         """Take a connection for a transaction. A read lease is set aside: an outer statement may still have it in its hands."""
+        self._decide()
         self._set_aside()
         self.give_back_parked()
         self.join_transaction_mode = "control_fully"  # a listener may have begun it already: it is ours to end all the same
@@ -197,6 +221,9 @@ class HoldingSession(LateSession):
     def _outermost_returned(self, error: BaseException | None) -> None:
         """Give back the connection of a plain read, now that its rows are in memory."""
         self._streams = False
+        if self._unproved is not None and error is None:
+            self._unproved.answered(self._supply)
+            self._unproved = None
         if self._spent:
             spent, self._spent = self._spent, None
             for one in spent:
@@ -273,6 +300,10 @@ class HoldingSession(LateSession):
     # -- filled in by the classes that follow ---------------------------------------------------------------
 
     def _wait(self, call: Callable[..., T], *args: Any, **kw: Any) -> T:
+        raise NotImplementedError  # pragma: no cover
+
+    def patience(self) -> float | None:
+        """Seconds that are left of the unit's deadline, or None where it has none."""
         raise NotImplementedError  # pragma: no cover
 
     def _lend(self, take: Callable[..., Lease], *args: Any, **kw: Any) -> Lease:

@@ -29,7 +29,12 @@ class ReadOnlySession(GuardedSession):
         self._enter(operation)
         error: BaseException | None = None
         try:
-            return call(*args, **kw)
+            while True:
+                try:
+                    return call(*args, **kw)
+                except Exception as failed:
+                    if not self._elsewhere(failed):
+                        raise
         except BaseException as failed:
             error = failed
             if isinstance(failed, DBAPIError) and self._unit.readonly and refused_write(failed):

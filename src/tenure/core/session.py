@@ -49,6 +49,12 @@ class UnitSession(TransactionSession):
         self._plain = database.plain
         self._notices = database.notices
         self._old_at = unit.opened + database.notices.age
+        if (
+            unit.options.readonly
+            and database.routing is not None
+            and (unit.options.isolation or database.isolation) != "SERIALIZABLE"
+        ):
+            self._undecided = database.routing  # which PostgreSQL has on a primary only
         self._var = database.current_place.var
         self._lock = threading.Lock()
         self._identity = identities()

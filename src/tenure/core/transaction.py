@@ -303,9 +303,21 @@ class TransactionSession(ReadOnlySession):
         lost = self._pinned and not self._reading_ends
         doubtful = self._pinned and self._lease is not None and self._lease.commit_sent and self._lease.connection.invalidated
         try:
-            super().transaction_ended(transaction)
+            try:
+                self._note_position()
+            finally:
+                super().transaction_ended(transaction)
         finally:  # giving the connection back may fail or be cancelled; what became of the work is known
             self._account_for(transaction, lost, doubtful)
+
+    def _note_position(self) -> None:
+        """Where there are replicas: note how far one must be that is to show what was just committed."""
+        routing = self._unit.database.routing
+        if routing is None or not (self.committed and self.wrote) or self._unit.options.readonly:
+            return
+        if self._pinned and self._lease is not None:
+            self._unit.mark = routing.written(self._lease.connection)
+            routing.clients.wrote(self._unit.mark)
 
     def _account_for(self, transaction: SessionTransaction, lost: bool, doubtful: bool) -> None:
         if transaction.parent is None:

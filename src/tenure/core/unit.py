@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from tenure.core.base import BaseDatabase
     from tenure.core.current import Place
     from tenure.core.session import UnitSession
+    from tenure.engines.position import Mark
 
 S = TypeVar("S")
 
@@ -39,6 +40,7 @@ class BaseUnit(Generic[S]):
     dropped = False  # nobody can end it any more
     settled = False
     outcome: Outcome | None = None
+    mark: Mark | None = None  # where the primary's log was when this unit had stored something; only where there are replicas
     reason = "returned"
     token: Token[Place] | None = None
     savepoint: SessionTransaction | None = None

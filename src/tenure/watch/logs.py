@@ -22,6 +22,8 @@ _LEVELS: Final[dict[type[events.Event], int]] = {
     events.UnitTooOld: logging.WARNING,
     events.TooManyObjects: logging.WARNING,
     events.WorkLost: logging.WARNING,
+    events.ReplicaOut: logging.WARNING,
+    events.ReplicaBack: logging.INFO,
 }
 
 
@@ -72,5 +74,9 @@ def _line(event: events.Event) -> str:
                 f"{event.unit!r} ({words(event.site)}) on {event.database!r} has {event.objects} objects in its session at {words(event.line)}."
                 " Give each part a unit of its own, or commit and expunge_all() in between. [too-many-objects]"
             )
+        case events.ReplicaOut():
+            return f"{event.database!r} does without its replica {event.replica}: {event.why}. [replica-left-out]"
+        case events.ReplicaBack():
+            return f"{event.database!r} uses its replica {event.replica} again."
         case events.GuardTripped() | events.WorkLost():
             return event.message

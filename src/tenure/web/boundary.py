@@ -7,6 +7,7 @@ read, but must not write. ``finish`` ends it.
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Iterable
 from contextvars import Token
@@ -21,12 +22,15 @@ from tenure.core.database import Database
 from tenure.core.options import UnitOptions
 from tenure.core.plan import Outcome, Verdict
 from tenure.core.unit import BaseUnit
+from tenure.engines.position import Client
 from tenure.exceptions import BadOption, LostWork
 
 CommitIf: TypeAlias = Callable[[int], bool]
 Commit: TypeAlias = Literal["auto", "explicit"]
 
 _OPTIONS: Final = UnitOptions()
+_COOKIE_NAME: Final = re.compile(r"[A-Za-z0-9_-]+")
+_KEPT: Final = 600  # seconds that a client keeps a position: far longer than replicas are behind, and over soon after a failover
 # Two threads of one request may ask first, or end it, at the same time. A lock that may be taken again, for the garbage
 # collector may end a request in the thread that is about to open another.
 _TURN: Final = threading.RLock()
@@ -45,6 +49,8 @@ class Boundary:
         commit_if: Replaces the rule: gets the status, says whether the request's work is kept. Default: below 400.
         commit: ``"auto"`` (default) commits by that rule. ``"explicit"`` is for code that calls ``commit()`` itself: what it has
             not committed is rolled back, and a warning names the line where work was lost.
+        position_cookie: Name of a cookie in which a client that has written keeps the position of its write, so that its next
+            requests see it on whichever replica. Default: none. Without replicas no cookie is set.
 
     Raises:
         BadOption: An argument has a wrong type or value.
@@ -53,7 +59,14 @@ class Boundary:
 
     serves: type[BaseDatabase[Any]] = BaseDatabase
 
-    def __init__(self, database: BaseDatabase[Any], *, commit_if: CommitIf | None = None, commit: Commit = "auto") -> None:
+    def __init__(
+        self,
+        database: BaseDatabase[Any],
+        *,
+        commit_if: CommitIf | None = None,
+        commit: Commit = "auto",
+        position_cookie: str | None = None,
+    ) -> None:
         if not isinstance(database, self.serves):
             raise BadOption(
                 f"{type(database).__name__} is not a {self.serves.__name__}. Give the one whose units the requests are to be."
@@ -64,9 +77,23 @@ class Boundary:
             raise BadOption(f"commit_if={commit_if!r}: give a function of the status that says whether the work is kept.")
         if commit == "explicit" and commit_if is not None:
             raise BadOption("commit_if= has no say with commit='explicit'. Give one of them.")
+        if position_cookie is not None and not _COOKIE_NAME.fullmatch(str(position_cookie)):
+            raise BadOption(f"position_cookie={position_cookie!r}: give the name of a cookie: letters, digits, - and _.")
         self.database = database
+        self.position_cookie = position_cookie
         self.keeps = commit_if or keeps
         self.explicit = commit == "explicit"
+
+    def client(self, cookies: str | None) -> Client | None:
+        """The client of a request that came with this Cookie header; None where there are no replicas."""
+        routing = self.database.routing
+        if routing is None:
+            return None
+        token = ""
+        if self.position_cookie is not None and cookies:
+            pairs = (one.strip().partition("=") for one in cookies.split(";"))
+            token = next((value for name, _, value in pairs if name == self.position_cookie), "")
+        return routing.client(token)
 
     def inside(self) -> bool:
         """Whether a request of this database is under way here already, as within a mounted application."""
@@ -80,20 +107,37 @@ class Request:
     Args:
         boundary: What the application has decided.
         name: ``GET /path``.
+        cookies: Its Cookie header, if it has one.
 
     """
 
-    __slots__ = ("__weakref__", "answer", "boundary", "finishing", "name", "over", "settled", "token", "unit")
+    __slots__ = (
+        "__weakref__",
+        "_came_with",
+        "_outside",
+        "answer",
+        "boundary",
+        "client",
+        "finishing",
+        "name",
+        "over",
+        "settled",
+        "token",
+        "unit",
+    )
 
-    def __init__(self, boundary: Boundary, name: str) -> None:
+    def __init__(self, boundary: Boundary, name: str, cookies: str | None = None) -> None:
         self.boundary = boundary
         self.name = name
+        self.client = boundary.client(cookies)
+        self._came_with = None if self.client is None else self.client.mark
+        self._outside: Client | None = None
         self.unit: BaseUnit[Any] | None = None
         self.settled: Verdict | None = None
         self.answer: tuple[int, BaseException | None] | None = None  # where no unit was open when it was settled
         self.finishing = False
         self.over = False
-        self.token: Token[Place] | None = boundary.database.current_place.var.set(self)
+        self.token: Token[Place] | None = self.enter()
 
     def __call__(self) -> BaseUnit[Any] | None:
         """The request's unit, if something has asked for it."""
@@ -125,12 +169,20 @@ class Request:
 
     def enter(self) -> Token[Place]:
         """Make the request current again, as for a part of its body; give the token to ``leave``."""
-        return self.boundary.database.current_place.var.set(self)
+        database = self.boundary.database
+        if self.client is not None and database.routing is not None:
+            self._outside = database.routing.clients.var.get()
+            database.routing.clients.var.set(self.client)
+        return database.current_place.var.set(self)
 
     def leave(self, token: Token[Place] | None) -> None:
         """Make current what was before. Threads are used again: nothing of this request may stay behind."""
-        if token is not None:
-            self.boundary.database.current_place.reset(token)
+        if token is None:
+            return
+        database = self.boundary.database
+        if self.client is not None and database.routing is not None:
+            database.routing.clients.var.set(self._outside)
+        database.current_place.reset(token)
 
     # -- what the answer means ------------------------------------------------------------------------------
 
@@ -147,6 +199,19 @@ class Request:
         elif error is None and not self.boundary.keeps(status):
             unit.rollback_only(f"status {status}")
         return unit
+
+    def set_cookie(self, *, secure: bool) -> str | None:
+        """The Set-Cookie header for a client that has written in this request; None if it has not, or keeps no such cookie.
+
+        Args:
+            secure: The request came by HTTPS.
+
+        """
+        name, client, routing = self.boundary.position_cookie, self.client, self.boundary.database.routing
+        if name is None or client is None or routing is None or client.mark == self._came_with:
+            return None
+        token = client.mark.token(routing.wall())
+        return f"{name}={token}; Path=/; Max-Age={_KEPT}; HttpOnly; SameSite=Lax{'; Secure' if secure else ''}"
 
     def _leave_nothing(self, unit: BaseUnit[Any], status: int) -> None:
         """What the application has not committed is rolled back; that is worth a warning when the answer promises success."""

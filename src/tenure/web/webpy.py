@@ -19,7 +19,7 @@ _WHOSE = "tenure_whose"  # in web.ctx: the application whose handlers are at wor
 
 
 def processor(
-    database: Database, *, commit_if: CommitIf | None = None, commit: Commit = "auto"
+    database: Database, *, commit_if: CommitIf | None = None, commit: Commit = "auto", position_cookie: str | None = None
 ) -> Callable[[Callable[[], Any]], Any]:
     """A processor that gives each request its unit, and ``def GET(self, session)`` its session.
 
@@ -27,9 +27,10 @@ def processor(
         database: Whose units the requests are.
         commit_if: Replaces the rule that a status below 400 commits.
         commit: ``"auto"``, or ``"explicit"`` for code that calls ``commit()`` itself.
+        position_cookie: Name of a cookie by which a client that has written sees its write on a replica. Default: none.
 
     """
-    boundary = BlockingBoundary(database, commit_if=commit_if, commit=commit)
+    boundary = BlockingBoundary(database, commit_if=commit_if, commit=commit, position_cookie=position_cookie)
     handlers = _Handlers(database)
 
     def process(handle: Callable[[], Any]) -> Any:
@@ -41,7 +42,8 @@ def processor(
         try:
             if boundary.inside():  # a mounted application with a processor of its own
                 return handle()
-            request = BlockingRequest(boundary, f"{web.ctx.method} {web.ctx.homepath}{web.ctx.path}")
+            name = f"{web.ctx.method} {web.ctx.homepath}{web.ctx.path}"
+            request = BlockingRequest(boundary, name, web.ctx.env.get("HTTP_COOKIE"))
             try:
                 return _answer(request, handle)
             finally:
@@ -61,15 +63,22 @@ def _answer(request: BlockingRequest, handle: Callable[[], Any]) -> Any:
                 result = body = BlockingBody(request, result)
                 body.ahead()
         except web.HTTPError as answer:  # web.py raises its answers: a redirect is one, and so is what it makes of an error
-            request.settle(_status(), _made_of(answer))
+            _settle(request, _made_of(answer))
             raise
-        request.settle(_status())
+        _settle(request)
     except BaseException as error:
         (request.finish if body is None else body.close)(error)
         raise
     if body is None:
         request.finish()
     return result
+
+
+def _settle(request: BlockingRequest, error: BaseException | None = None) -> None:
+    request.settle(_status(), error)
+    if (cookie := request.set_cookie(secure=web.ctx.protocol == "https")) is not None:
+        headers: list[tuple[str, str]] = web.ctx.headers
+        headers.append(("Set-Cookie", cookie))
 
 
 def _status() -> int:

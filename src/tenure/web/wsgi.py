@@ -21,21 +21,29 @@ class UnitMiddleware:
         database: Whose units its requests are.
         commit_if: Replaces the rule that a status below 400 commits.
         commit: ``"auto"``, or ``"explicit"`` for code that calls ``commit()`` itself.
+        position_cookie: Name of a cookie by which a client that has written sees its write on a replica. Default: none.
 
     """
 
     def __init__(
-        self, app: WSGIApplication, database: Database, *, commit_if: CommitIf | None = None, commit: Commit = "auto"
+        self,
+        app: WSGIApplication,
+        database: Database,
+        *,
+        commit_if: CommitIf | None = None,
+        commit: Commit = "auto",
+        position_cookie: str | None = None,
     ) -> None:
         self.app = app
-        self.boundary = BlockingBoundary(database, commit_if=commit_if, commit=commit)
+        self.boundary = BlockingBoundary(database, commit_if=commit_if, commit=commit, position_cookie=position_cookie)
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         """Answer one request."""
         if self.boundary.inside():
             return self.app(environ, start_response)
-        request = BlockingRequest(self.boundary, f"{environ.get('REQUEST_METHOD', '?')} {environ.get('PATH_INFO', '')}")
-        answer = _Answer(request, start_response)
+        name = f"{environ.get('REQUEST_METHOD', '?')} {environ.get('PATH_INFO', '')}"
+        request = BlockingRequest(self.boundary, name, environ.get("HTTP_COOKIE"))
+        answer = _Answer(request, start_response, secure=environ.get("wsgi.url_scheme") == "https")
         try:
             body = answer.begin(self.app(environ, answer.start))
         except BaseException as error:
@@ -49,8 +57,9 @@ class UnitMiddleware:
 class _Answer:
     """What the application wants to answer, withheld until its work is settled."""
 
-    def __init__(self, request: BlockingRequest, start_response: Callable[..., Any]) -> None:
+    def __init__(self, request: BlockingRequest, start_response: Callable[..., Any], *, secure: bool) -> None:
         self.request = request
+        self.secure = secure
         self.start_response = start_response
         self.withheld: tuple[Any, ...] | None = None
         self.begun = False
@@ -82,7 +91,10 @@ class _Answer:
             raise AssertionError("the WSGI application gave a body without calling start_response")
         self.request.settle(int(self.withheld[0].split(None, 1)[0]))
         self.begun = True
-        self.write = self.start_response(*self.withheld)
+        status, headers, *exc_info = self.withheld
+        if (cookie := self.request.set_cookie(secure=self.secure)) is not None:
+            headers = [*headers, ("Set-Cookie", cookie)]
+        self.write = self.start_response(status, headers, *exc_info)
         self.withheld = ()  # exc_info must not be kept
 
     def begin(self, iterable: Iterable[bytes]) -> Iterable[bytes]:

@@ -85,6 +85,46 @@ async def test_all_that_died_are_replaced_one_by_one(make_face, proxy):
     assert proxy.links() == 4
 
 
+def _reading(face):
+    """Options with which plain reads are in autocommit, so that their connection is kept."""
+    return {"isolation_level": "READ COMMITTED"} if face in ("pymysql", "aiomysql", "asyncmy") else {}
+
+
+@pytest.mark.drivers(*SERVERS)
+async def test_one_that_died_while_its_unit_kept_it_is_replaced(make_face, proxy, driver):
+    """R32, R38: given a unit that has read, when the connection it keeps is lost, then its next read has another, unseen."""
+    face = make_face(through=proxy, **_reading(driver))
+    async with face.unit() as session:
+        session.add(User(name="ada"))
+    async with face.unit() as session:
+        first = await session.scalar(sa.select(User.name))
+        kept = [one.takeable for one in face.db.holders()]
+        proxy.cut()
+        second = await session.scalar(sa.select(User.name))
+
+    assert kept == [True]
+    assert (first, second) == ("ada", "ada")
+    assert (face.db.status().discarded, proxy.links()) == (1, 1)
+    assert (face.out(), face.db.supply.gate.queue.used, len(face.db.supply.ledger)) == (0, 0, 0)
+
+
+@pytest.mark.drivers(*SERVERS)
+async def test_one_that_was_kept_for_long_is_asked(make_face, proxy, driver, monkeypatch):
+    """R32, R38: what a unit has kept for longer than `liveness` seconds is asked before its next read, and replaced in silence."""
+    from tenure.engines import liveness
+
+    face = make_face(through=proxy, liveness=30, **_reading(driver))
+    real = time.monotonic
+    async with face.unit() as session:
+        await session.scalar(sa.select(User.id))
+        monkeypatch.setattr(liveness, "_poll", lambda _descriptor: 0)  # a route that was lost shows nothing
+        monkeypatch.setattr(liveness.time, "monotonic", lambda: real() + 31)
+        proxy.cut()
+        await session.scalar(sa.select(User.id))
+
+    assert (face.db.status().discarded, proxy.links()) == (1, 1)
+
+
 @pytest.mark.drivers(*SERVERS)
 async def test_a_warm_connection_costs_no_round_trip(make_face, proxy):
     """R38: looking at a connection asks the server nothing; with liveness=0 it is asked each time."""

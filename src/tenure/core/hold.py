@@ -154,14 +154,12 @@ class HoldingSession(LateSession):
             return "READ COMMITTED"
         return asked or self._supply.known_isolation() or self._wait(self._supply.default_isolation)
 
-    def _unparked(self) -> Lease | None:
-        """The connection of the last read, if nobody has taken it since. One is parked only where the next read is alike."""
-        lease, self._parked = self._parked, None
-        return lease if lease is not None and self._supply.unpark(lease) else None
-
     def _resumed(self) -> Lease | None:
-        """The connection of the last read for the next one."""
-        return self._unparked()
+        """The connection of the last read for the next one, if nobody has taken it since and it still lives. One is parked only
+        where the next read is alike.
+        """
+        lease, self._parked = self._parked, None
+        return lease if lease is not None and self._supply.resume(lease) else None
 
     def _may_park(self) -> bool:
         """Whether another read is likely, and this one has left nothing on its connection."""
@@ -174,7 +172,8 @@ class HoldingSession(LateSession):
 
     def give_back_parked(self) -> None:
         """Keep no connection for a read that may not come."""
-        if (lease := self._unparked()) is not None:
+        lease, self._parked = self._parked, None
+        if lease is not None and self._supply.unpark(lease):
             self._supply.give_back(lease)
 
     def _pin(self) -> None:

@@ -197,11 +197,12 @@ class Queue:
         with self._lock:
             if self.waiting or lease.place is not self._places:
                 return False
+            lease.rests_since = self._clock()
             self._spare[id(lease)] = lease
             return True
 
     def unpark(self, lease: Lease) -> bool:
-        """Use a parked lease again; False when it was taken."""
+        """Have a parked lease back; False when it was taken."""
         with self._lock:
             if self._spare.pop(id(lease), None) is None:
                 return False

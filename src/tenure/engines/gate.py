@@ -180,7 +180,7 @@ class Gate:
         return lease.keepable and not lease.connection.invalidated and self.queue.park(lease)
 
     def unpark(self, lease: Lease) -> bool:
-        """Use a parked lease again; False when it was taken."""
+        """Have a parked lease back; False when it was taken."""
         return self.queue.unpark(lease)
 
     def empty(self) -> None:

@@ -127,11 +127,13 @@ class Lease:
         place: Its place in the pool, until it is given up.
         behind: Who has connections in the context in which this one is waited for, and cannot go on before; set by one who waits.
         keepable: Whether it may be parked: in autocommit, with nothing open on it.
+        rests_since: When it was parked last, as ``since``.
 
     """
 
     __slots__ = (
-        "__weakref__", "behind", "commit_sent", "connection", "gate", "holder", "keepable", "pinned", "place", "since", "undo",
+        "__weakref__", "behind", "commit_sent", "connection", "gate", "holder", "keepable", "pinned", "place", "rests_since",
+        "since", "undo",
     )  # fmt: skip
 
     connection: Connection
@@ -139,7 +141,7 @@ class Lease:
 
     def __init__(self, holder: Holder) -> None:
         self.holder: Callable[[], Holder | None] = (lambda: holder) if isinstance(holder, Stranger) else weakref.ref(holder)
-        self.since = time.monotonic()
+        self.since = self.rests_since = time.monotonic()
         self.undo: str | None = None
         self.commit_sent = self.pinned = self.keepable = False
         self.place: object = None

@@ -16,7 +16,7 @@ from sqlalchemy.engine import Engine
 from sqlalchemy.exc import DisconnectionError, InvalidatePoolError
 
 from tenure.engines import resting
-from tenure.engines.ledger import Ledger
+from tenure.engines.ledger import Lease, Ledger
 from tenure.exceptions import annotate, brief, sqlstate
 
 _SINCE: Final = "tenure.idle_since"  # in the info of a pooled connection: when it came back
@@ -60,8 +60,24 @@ class Liveness:
     def checked_out(self, connection: Any, record: Any, _fairy: Any) -> None:
         """Pool event ``checkout``: have the pool replace a connection that cannot be used."""
         since = record.info.get(_SINCE)
-        if since is None:  # as new: it did not rest in the pool
-            return
+        if since is not None:  # else it is as new: it did not rest in the pool
+            self._examine(connection, since)
+
+    def is_usable(self, lease: Lease) -> bool:
+        """Whether the connection of *lease*, which its unit has kept since a read, may be used for another."""
+        connection = lease.connection
+        if connection.invalidated:
+            return False
+        if self._engine.dialect.name == "sqlite":
+            return True
+        try:
+            self._examine(connection.connection.dbapi_connection, lease.rests_since)
+        except DisconnectionError:
+            return False
+        return True
+
+    def _examine(self, connection: Any, since: float) -> None:
+        """Raise what tells SQLAlchemy to replace *connection*, which rested *since* then, if it cannot be used."""
         driver = connection.driver_connection if self._engine.dialect.is_async else connection
         shown = self._look(driver)
         if shown is False or self._busy(driver):

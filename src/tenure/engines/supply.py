@@ -146,8 +146,21 @@ class Supply:
         return self.gate.park(lease)
 
     def unpark(self, lease: Lease) -> bool:
-        """Use a parked lease again; False when it was taken."""
+        """Have a parked lease back, to give it back; False when it was taken."""
         return self.gate.unpark(lease)
+
+    def resume(self, lease: Lease) -> bool:
+        """Use a parked lease for the next read; False when it was taken, or its connection was lost and is discarded."""
+        if not self.gate.unpark(lease):
+            return False
+        usable = False
+        try:
+            usable = self.liveness.is_usable(lease)
+        finally:
+            if not usable:
+                lease.connection.invalidate()
+                self.gate.give_back(lease)
+        return usable
 
     def default_isolation(self) -> str:
         """The isolation of the database's transactions when none is asked for; asked once for each engine."""

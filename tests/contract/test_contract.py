@@ -8,8 +8,9 @@ import sqlalchemy as sa
 from sqlalchemy import func, insert, select, text
 
 from contract.host import Answer, Gate, Mistaken, Raised, Stream
+from tenure import Admission
 from tenure.core.events import HookFailed, WorkLost
-from tenure.exceptions import NoUnit, ReadOnlyUnit, UnitEnded
+from tenure.exceptions import NoUnit, Overloaded, ReadOnlyUnit, UnitEnded
 
 from support.http import at_once
 from support.models import Order, Pledge, User
@@ -93,6 +94,93 @@ def test_the_databases_own_error_is_not_wrapped(face, serve, told, caplog):
 
     assert "IntegrityError" in caplog.text
     assert "tenure.exceptions" not in caplog.text
+
+
+# ------------------------------------------------------------------------------- too many requests
+
+
+@pytest.fixture
+def full(make_face, serve, gate):
+    """``full(admission, **probes)`` serves probes of *face* on a pool of one connection, which another request holds."""
+
+    def start(admission, probes):
+        face = make_face(pool_size=1, max_overflow=0, admission=admission)
+
+        async def hold():
+            await face.session.execute(insert(User).values(name="holder"))
+            await gate.passed()
+            return Answer()
+
+        site = serve(face, {"/hold": hold, **{f"/{name}": probe(face) for name, probe in probes.items()}})
+        talk = site.talk("/hold")
+        gate.reached()
+        started.append(talk)
+        return face, site
+
+    started = []
+    yield start
+    for talk in started:
+        gate.open()
+        talk.status()
+        talk.headers()
+        talk.rest()
+
+
+def _asking(face):
+    async def ask():
+        await face.session.execute(select(User.name))
+        return Answer()
+
+    return ask
+
+
+def _adding(face):
+    async def add():
+        face.session.add(User(name="ada"))
+        return Answer()
+
+    return add
+
+
+def _catching(face):
+    async def catch():
+        try:
+            await face.session.execute(select(User.name))
+        except Overloaded:
+            return Answer(429)
+        return Answer()
+
+    return catch
+
+
+@pytest.mark.parametrize("where", [_asking, _adding], ids=["handler", "commit"])
+def test_too_many_requests_are_a_503(full, told, caplog, where):
+    """R37: a request for which no connection can be had in time is answered at once by a 503 that says when to come again."""
+    with caplog.at_level(logging.DEBUG, "tenure"):
+        face, site = full(Admission(max_waiting=0), {"ask": where})
+        response = site.get("/ask")
+        closed = told.closed(1)
+
+    assert (response.status, response.headers.get("retry-after")) == (503, "1")
+    assert closed == [("GET /ask", "rolled back", "Overloaded")]
+    assert re.search(r"'GET /ask' .*: rolled back, Overloaded, ", caplog.text)
+    assert face.db.status().refused == 1
+
+
+def test_an_application_that_catches_overloaded_decides_itself(full):
+    """R37: the 503 is for what nobody has caught."""
+    _, site = full(Admission(max_waiting=0), {"ask": _catching})
+    response = site.get("/ask")
+
+    assert (response.status, "retry-after" in response.headers) == (429, False)
+
+
+def test_an_exhausted_pool_is_a_500(full):
+    """R36: one that has waited for the whole time in vain is not asked to do it again."""
+    _, site = full(Admission(max_wait=0.05), {"ask": _asking})
+    response = site.get("/ask")
+
+    assert (response.status, "retry-after" in response.headers) == (500, False)
 
 
 # ---------------------------------------------------------------------------- what an answer means

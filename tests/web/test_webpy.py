@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 import tenure
 from tenure.core.current import nobody
 from tenure.core.events import WorkLost
-from tenure.exceptions import BadOption, NoUnit, UnitEnded
+from tenure.exceptions import BadOption, NoUnit, Overloaded, UnitEnded
 from tenure.web.webpy import processor
 
 from support import http
@@ -711,3 +711,50 @@ def test_a_function_in_the_urls_gets_its_session(face, stored):
 
     assert answers == [(200, "added")] * 3 + [(200, "nothing")] + [(200, "added")] * 2
     assert stored() == ["by an object", "user 0", "user 1", "user 3", "user 4"]
+
+
+# ------------------------------------------------------------------------------- too many requests
+
+
+def _refuse(self):
+    raise Overloaded("full", 1.5)
+
+
+def _refuse_in_the_first_part(self):
+    _refuse(self)
+    yield "never"
+
+
+def _answer_oneself(self):
+    try:
+        _refuse(self)
+    except Overloaded:
+        raise web.InternalError("my own") from None
+
+
+@alone
+@pytest.mark.parametrize("page", [_refuse, _refuse_in_the_first_part])
+def test_overload_is_a_503_with_the_page_of_the_application(face, page):
+    """R37: `internalerror` makes the page as ever; a 500 becomes a 503 that says when to come again."""
+    app = application(face, "/", handler(page))
+    app.internalerror = lambda: web.InternalError("sorry")
+    response = app.request("/")
+
+    assert (response.status, response.data) == ("503 Service Unavailable", b"sorry")
+    assert response.headers["Retry-After"] == "2"
+
+
+@alone
+@pytest.mark.parametrize("page", [_refuse, _refuse_in_the_first_part])
+def test_an_internalerror_of_ones_own_goes_first(face, page):
+    """R37: an application that knows the error answers it as it likes."""
+    app = application(face, "/", handler(page))
+    app.internalerror = lambda: web.HTTPError("429 Too Many Requests", data="later")
+
+    assert ask(app) == (429, "later")
+
+
+@alone
+def test_a_500_that_a_handler_raises_itself_stays_one(face):
+    """R37: a handler that has caught the error decides."""
+    assert ask(application(face, "/", handler(_answer_oneself))) == (500, "my own")

@@ -12,7 +12,7 @@ from sqlalchemy import func, select
 
 import tenure
 from tenure.core.current import nobody
-from tenure.exceptions import BadOption, ReadOnlyUnit
+from tenure.exceptions import BadOption, Overloaded, ReadOnlyUnit
 from tenure.web.boundary import BlockingBody
 from tenure.web.wsgi import UnitMiddleware
 
@@ -579,3 +579,35 @@ def test_a_body_is_that_of_the_boundary(face):
         return iter([b"a"])
 
     assert isinstance(Server(UnitMiddleware(app, face.db)).body, BlockingBody)
+
+
+# ------------------------------------------------------------------------------- too many requests
+
+
+@alone
+def test_a_generator_that_is_refused_before_its_first_part_is_a_503(face):
+    """R37: as long as nothing was sent the answer may still be a 503, whatever status the application had in mind."""
+
+    def app(environ, start_response):
+        start_response("200 OK", list(TEXT))
+        start_response("200 OK", list(TEXT), (Overloaded, Overloaded("first"), None))
+        raise Overloaded("full", 1.5)
+        yield b""
+
+    server = Server(UnitMiddleware(app, face.db))
+
+    assert server.said == ["503 Service Unavailable"]
+    assert server.sent == b"503 Service Unavailable\n"
+
+
+@alone
+def test_overload_in_the_body_is_left_to_the_server(face):
+    """R37: what has begun as a 200 ends as the server ends it."""
+
+    def app(environ, start_response):
+        start_response("200 OK", list(TEXT))
+        yield b"first"
+        raise Overloaded("full")
+
+    with pytest.raises(Overloaded):
+        Server(UnitMiddleware(app, face.db))

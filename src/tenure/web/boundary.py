@@ -7,11 +7,12 @@ read, but must not write. ``finish`` ends it.
 
 from __future__ import annotations
 
+import math
 import re
 import threading
 from collections.abc import Callable, Iterable
 from contextvars import Token
-from typing import Any, Final, Literal, Self, TypeAlias, get_args
+from typing import Any, Final, Literal, NamedTuple, Self, TypeAlias, get_args
 
 from tenure import callsite
 from tenure.callsite import Site, words
@@ -23,7 +24,7 @@ from tenure.core.options import UnitOptions
 from tenure.core.plan import Outcome, Verdict
 from tenure.core.unit import BaseUnit
 from tenure.engines.position import Client
-from tenure.exceptions import BadOption, LostWork
+from tenure.exceptions import BadOption, LostWork, Overloaded
 
 CommitIf: TypeAlias = Callable[[int], bool]
 Commit: TypeAlias = Literal["auto", "explicit"]
@@ -39,6 +40,24 @@ _TURN: Final = threading.RLock()
 def keeps(status: int) -> bool:
     """The rule for what an answer means: below 400 its work is kept."""
     return status < 400
+
+
+class Refusal(NamedTuple):
+    """The answer to a client that may come again: its status line and its headers."""
+
+    status: str
+    headers: dict[str, str]
+
+
+def refusal(error: BaseException) -> Refusal | None:
+    """What to answer for *error*, which no handler has caught, before anything was sent; None where it is the server's 500.
+
+    A 503 with ``Retry-After`` tells a load balancer that this process is well, and to try again or elsewhere. ``PoolExhausted``
+    is none: its request has waited for the whole time already, a second one would do no better, and its verdict is for people.
+    """
+    if isinstance(error, Overloaded):
+        return Refusal("503 Service Unavailable", {"Retry-After": str(math.ceil(error.retry_after))})
+    return None
 
 
 class Boundary:

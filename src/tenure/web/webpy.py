@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from tenure.core.database import Database
 from tenure.core.decorate import fill
-from tenure.web.boundary import BlockingBody, BlockingBoundary, BlockingRequest, Commit, CommitIf
+from tenure.web.boundary import BlockingBody, BlockingBoundary, BlockingRequest, Commit, CommitIf, Refusal, refusal
 
 _WHOSE = "tenure_whose"  # in web.ctx: the application whose handlers are at work, and its database
 
@@ -45,7 +45,7 @@ def processor(
             name = f"{web.ctx.method} {web.ctx.homepath}{web.ctx.path}"
             request = BlockingRequest(boundary, name, web.ctx.env.get("HTTP_COOKIE"))
             try:
-                return _answer(request, handle)
+                return _answer(request, handle, app)
             finally:
                 request.leave(request.token)
         finally:
@@ -54,7 +54,7 @@ def processor(
     return process
 
 
-def _answer(request: BlockingRequest, handle: Callable[[], Any]) -> Any:
+def _answer(request: BlockingRequest, handle: Callable[[], Any], app: Any) -> Any:
     body: BlockingBody | None = None
     try:
         try:
@@ -63,11 +63,16 @@ def _answer(request: BlockingRequest, handle: Callable[[], Any]) -> Any:
                 result = body = BlockingBody(request, result)
                 body.ahead()
         except web.HTTPError as answer:  # web.py raises its answers: a redirect is one, and so is what it makes of an error
-            _settle(request, _made_of(answer))
+            cause = _made_of(answer)
+            _settle(request, cause)
+            if cause is not None and (refused := refusal(cause)) is not None:
+                raise _refused(refused, answer) from cause
             raise
         _settle(request)
     except BaseException as error:
         (request.finish if body is None else body.close)(error)
+        if (refused := refusal(error)) is not None:
+            raise _refused(refused, app.internalerror()) from error
         raise
     if body is None:
         request.finish()
@@ -79,6 +84,13 @@ def _settle(request: BlockingRequest, error: BaseException | None = None) -> Non
     if (cookie := request.set_cookie(secure=web.ctx.protocol == "https")) is not None:
         headers: list[tuple[str, str]] = web.ctx.headers
         headers.append(("Set-Cookie", cookie))
+
+
+def _refused(refused: Refusal, answer: BaseException) -> BaseException:
+    """*answer*, which the application's ``internalerror()`` has given; its page with a 503 where that was a 500."""
+    if _status() != 500:
+        return answer
+    return web.HTTPError(refused.status, refused.headers, getattr(answer, "data", ""))  # type: ignore[no-any-return]
 
 
 def _status() -> int:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
 
 from tenure.core.database import Database
-from tenure.web.boundary import BlockingBody, BlockingBoundary, BlockingRequest, Commit, CommitIf
+from tenure.web.boundary import BlockingBody, BlockingBoundary, BlockingRequest, Commit, CommitIf, refusal
 
 WSGIApplication: TypeAlias = Callable[[dict[str, Any], Any], Iterable[bytes]]
 
@@ -14,7 +14,8 @@ WSGIApplication: TypeAlias = Callable[[dict[str, Any], Any], Iterable[bytes]]
 class UnitMiddleware:
     """Wraps a WSGI application: ``app = UnitMiddleware(app, db)``.
 
-    COMMIT is done before the first byte leaves. If it fails, the error goes to the server, which answers 500.
+    COMMIT is done before the first byte leaves. If it fails, the error goes to the server, which answers 500. An ``Overloaded`` that
+    the application has not caught is answered with a 503.
 
     Args:
         app: The application.
@@ -48,7 +49,10 @@ class UnitMiddleware:
             body = answer.begin(self.app(environ, answer.start))
         except BaseException as error:
             request.finish(error)
-            raise
+            refused = answer.refuse(error)
+            if refused is None:
+                raise
+            return refused
         finally:
             request.leave(request.token)
         return body
@@ -96,6 +100,14 @@ class _Answer:
             headers = [*headers, ("Set-Cookie", cookie)]
         self.write = self.start_response(status, headers, *exc_info)
         self.withheld = ()  # exc_info must not be kept
+
+    def refuse(self, error: BaseException) -> list[bytes] | None:
+        """The whole answer for *error*, if it says that the client may come again and nothing was sent yet."""
+        refused = None if self.begun else refusal(error)
+        if refused is None:
+            return None
+        self.start_response(refused.status, [("Content-Type", "text/plain"), *refused.headers.items()])
+        return [f"{refused.status}\n".encode()]
 
     def begin(self, iterable: Iterable[bytes]) -> Iterable[bytes]:
         """The body to send for the application's *iterable*."""

@@ -196,3 +196,11 @@ def fill(database: HasSession, function: Any) -> Any:
     carry_over(filled, function)
     injection.hide(filled)
     return filled
+
+
+def fill_methods(database: HasSession, kind: type, called: Callable[[str], bool]) -> None:
+    """``fill`` each method of *kind*, its own and inherited, whose name says that the host calls it."""
+    for each in kind.__mro__:
+        for name, function in list(vars(each).items()):
+            if called(name) and inspect.isfunction(function) and (filled := fill(database, function)) is not function:
+                setattr(each, name, filled)

@@ -119,6 +119,11 @@ class Boundary:
         place = self.database.current_place.var.get()
         return isinstance(place, Request) and not place.over
 
+    def here(self) -> Request | None:
+        """The request of this boundary that is under way here, and not that of an application around or within it."""
+        place = self.database.current_place.var.get()
+        return place if isinstance(place, Request) and place.boundary is self and not place.over else None
+
 
 class Request:
     """One request: the place at which its unit opens. Made at its begin, when it costs next to nothing.
@@ -143,6 +148,7 @@ class Request:
         "settled",
         "token",
         "unit",
+        "whole",
     )
 
     def __init__(self, boundary: Boundary, name: str, cookies: str | None = None) -> None:
@@ -156,6 +162,7 @@ class Request:
         self.answer: tuple[int, BaseException | None] | None = None  # where no unit was open when it was settled
         self.finishing = False
         self.over = False
+        self.whole = False  # the host knows that nothing of the body is made while it is sent
         self.token: Token[Place] | None = self.enter()
 
     def __call__(self) -> BaseUnit[Any] | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import inspect
 from collections.abc import Callable
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -12,7 +11,7 @@ import web
 from sqlalchemy.orm import Session
 
 from tenure.core.database import Database
-from tenure.core.decorate import fill
+from tenure.core.decorate import fill, fill_methods
 from tenure.web.boundary import BlockingBody, BlockingBoundary, BlockingRequest, Commit, CommitIf, Refusal, refusal
 
 _WHOSE = "tenure_whose"  # in web.ctx: the application whose handlers are at work, and its database
@@ -141,17 +140,11 @@ class _Handlers:
             if isinstance(handler, web.application):
                 self.fill(handler, (*around, app))
             elif isinstance(handler, type):
-                for kind in handler.__mro__:
-                    self._fill_class(kind)
+                fill_methods(self._database, handler, str.isupper)  # web.py calls the method that has the name of the request's
             elif handler is target and callable(handler) and (filled := fill(self._database, handler)) is not handler:
                 app.mapping[place] = (pattern, filled)
         # Not before: the first requests come at once, and each must find its handler filled in.
         self._seen[app] = (app.mapping, now)
-
-    def _fill_class(self, kind: type) -> None:
-        for name, function in list(vars(kind).items()):  # web.py calls the method that has the name of the request's
-            if name.isupper() and inspect.isfunction(function) and (filled := fill(self._database, function)) is not function:
-                setattr(kind, name, filled)
 
 
 def _handler(target: Any, names: dict[str, Any]) -> Any:

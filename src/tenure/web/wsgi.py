@@ -38,6 +38,13 @@ class UnitMiddleware:
         self.app = app
         self.boundary = BlockingBoundary(database, commit_if=commit_if, commit=commit, position_cookie=position_cookie)
 
+    @classmethod
+    def around(cls, app: WSGIApplication, boundary: BlockingBoundary) -> UnitMiddleware:
+        """Wrap *app* for a framework that shares *boundary*."""
+        made = cls.__new__(cls)
+        made.app, made.boundary = app, boundary
+        return made
+
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         """Answer one request."""
         if self.boundary.inside():
@@ -111,7 +118,7 @@ class _Answer:
 
     def begin(self, iterable: Iterable[bytes]) -> Iterable[bytes]:
         """The body to send for the application's *iterable*."""
-        if isinstance(iterable, (list, tuple)) and self.started():
+        if self.started() and (self.request.whole or isinstance(iterable, (list, tuple))):
             self.release()
             self.request.finish()
             return iterable

@@ -1,0 +1,152 @@
+"""Flask: ``Tenure(app, db)``."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any, cast
+
+from flask import Flask, Response, current_app, request_finished
+from sqlalchemy.orm import Session
+from werkzeug.exceptions import default_exceptions
+
+from tenure.core.database import Database
+from tenure.core.decorate import fill, fill_methods
+from tenure.exceptions import BadOption
+from tenure.web.boundary import BlockingBoundary, BlockingRequest, Commit, CommitIf, refusal
+from tenure.web.wsgi import UnitMiddleware
+
+_CALLED = frozenset(["dispatch_request", "get", "post", "put", "patch", "delete", "head", "options", "trace"])
+
+
+class Tenure:
+    """Gives each request of a Flask application its unit, and the views their sessions.
+
+    Args:
+        app: The application; or call ``init_app`` later.
+        database: Whose units its requests are.
+        commit_if: Replaces the rule that a status below 400 commits.
+        commit: ``"auto"``, or ``"explicit"`` for code that calls ``commit()`` itself.
+        position_cookie: Name of a cookie by which a client that has written sees its write on a replica. Default: none.
+
+    Raises:
+        BadOption: An argument has a wrong type or value, or the application cannot be registered (any more).
+
+    """
+
+    def __init__(
+        self,
+        app: Flask | None = None,
+        database: Database | None = None,
+        *,
+        commit_if: CommitIf | None = None,
+        commit: Commit = "auto",
+        position_cookie: str | None = None,
+    ) -> None:
+        self._database = database
+        self._rule: dict[str, Any] = {"commit_if": commit_if, "commit": commit, "position_cookie": position_cookie}
+        if app is not None:
+            self.init_app(app)
+
+    def init_app(self, app: Flask, database: Database | None = None) -> None:
+        """Register *app*, with *database* where the constructor got none.
+
+        Raises:
+            BadOption: As the constructor.
+
+        """
+        if not isinstance(cast("object", app), Flask):
+            raise BadOption(f"{type(app).__name__} is not a Flask application. Give Tenure(app, db) the Flask().")
+        database = database or self._database
+        if database is None:
+            raise BadOption("Tenure has no database. Write Tenure(app, db), or init_app(app, db).")
+        register(app, BlockingBoundary(database, **self._rule))
+
+
+def register(app: Flask, boundary: BlockingBoundary) -> None:
+    """Put *boundary* around the requests of *app*."""
+    database = boundary.database
+    if database.supply.closed:
+        raise BadOption(f"{database.name!r} is closed. Give Tenure(app, db) one that is open.")
+    # Private, but Flask itself asks it in every method that sets up. tests/web/test_flask.py fails when it changes.
+    if getattr(app, "_got_first_request", False):
+        raise BadOption(f"{app.name!r} has answered requests already. Register it where it is made.")
+    known: list[Any] = app.extensions.setdefault("tenure", [])
+    if database in known:
+        raise BadOption(f"{app.name!r} is registered with {database.name!r} already. Leave one of them out.")
+    known.append(database)
+    app.wsgi_app = UnitMiddleware.around(app.wsgi_app, boundary)  # type: ignore[method-assign]
+    settling = _Settling(app, boundary)
+    app.full_dispatch_request = settling.full_dispatch_request  # type: ignore[method-assign]
+    request_finished.connect(settling.finished, app)  # known weakly, and as long as the application knows it
+    if len(known) == 1:
+        filling = _Filling(app)
+        app.full_dispatch_request = filling.full_dispatch_request  # type: ignore[method-assign]
+
+
+class _Settling:
+    """Commits as soon as there is an answer, and gives what COMMIT raises to the error handlers, as if the view had raised it."""
+
+    def __init__(self, app: Flask, boundary: BlockingBoundary) -> None:
+        self.app: Any = app  # Flask 3.2 passes its context on: its methods take one argument more
+        self.boundary = boundary
+        self.answer = app.full_dispatch_request
+
+    def full_dispatch_request(self, *contexts: Any) -> Response:
+        request = self.boundary.here()
+        if not isinstance(request, BlockingRequest):
+            return self.answer(*contexts)
+        try:
+            response = self.answer(*contexts)
+            try:
+                request.settle(response.status_code)
+            except Exception as error:
+                return self._handled(contexts, error)
+        except Exception as error:
+            if not self.boundary.explicit:  # else the handler of a 500 may have something to commit
+                request.settle(500, error)
+            refused = refusal(error)
+            if refused is None:
+                raise
+            response = self._handled(contexts, default_exceptions[int(refused.status.split()[0])]())
+            response.headers.update(refused.headers)
+        return response
+
+    def _handled(self, contexts: tuple[Any, ...], error: Exception) -> Response:
+        """What the application's error handlers answer for *error*; raises it where there is none."""
+        return self.app.finalize_request(*contexts, self.app.handle_user_exception(*contexts, error))  # type: ignore[no-any-return]
+
+    def finished(self, _app: Flask, *, response: Response, **_more: Any) -> None:
+        if (request := self.boundary.here()) is not None:
+            request.whole = response.is_sequence
+
+
+class _OfTheApplication:
+    """The first database of the application that has called a view: a class of views may belong to several."""
+
+    @property
+    def session(self) -> Session:
+        """The session of the request's unit."""
+        database: Database = current_app.extensions["tenure"][0]
+        return database.session
+
+
+_HERE = _OfTheApplication()
+
+
+class _Filling:
+    """Views may be added until the first request, which finds each session parameter filled in."""
+
+    def __init__(self, app: Flask) -> None:
+        self.views = app.view_functions
+        self.answer = app.full_dispatch_request
+        self.seen = 0
+
+    def full_dispatch_request(self, *contexts: Any) -> Response:
+        if self.seen != (now := len(self.views)):
+            for endpoint, view in list(self.views.items()):
+                if isinstance(kind := getattr(view, "view_class", None), type):
+                    fill_methods(_HERE, kind, _CALLED.__contains__)
+                elif not inspect.iscoroutinefunction(view):
+                    self.views[endpoint] = fill(_HERE, view)
+            self.seen = now  # not before: the first requests come at once
+        return self.answer(*contexts)

@@ -1,0 +1,69 @@
+"""Flask on two servers: cheroot and werkzeug's own."""
+
+import contextlib
+import logging
+import threading
+
+import flask
+from werkzeug import serving
+from werkzeug.exceptions import HTTPException
+
+from contract.host import Host, Mistaken, Raised, Stream, driven, in_thread
+from tenure.web.flask import Tenure
+
+from support import http
+from support.face import drive
+
+
+class Flask(Host):
+    def __init__(self, name, server):
+        self.name = name
+        self.serve = server
+
+    def application(self, face, probes, **boundary):
+        app = flask.Flask("probes")
+        Tenure(app, face.db, **boundary)
+
+        def page():
+            try:
+                answer = drive(probes[flask.request.path]())
+            except Raised as raised:
+                if raised.location:
+                    flask.abort(flask.redirect(raised.location, raised.status))
+                if raised.status < 400:
+                    raise HTTPException(response=flask.Response("raised", raised.status)) from None
+                flask.abort(raised.status)
+            if isinstance(answer, Stream):
+                return flask.stream_with_context(driven(answer.parts)), answer.status
+            in_thread(answer.after)
+            return answer.text, answer.status
+
+        for path in probes:
+            app.add_url_rule(path, path, page, methods=["GET", "POST"])
+        app.register_error_handler(Mistaken, lambda error: ("handled", 409))
+        app.logger.setLevel(logging.CRITICAL + 1)
+        return app
+
+
+@contextlib.contextmanager
+def werkzeug(app, threads):
+    """The server of ``flask run``: a new thread for each request."""
+    server = serving.make_server("127.0.0.1", 0, app, threaded=True, request_handler=_Silent)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, name="werkzeug")
+    thread.start()
+    try:
+        yield server.server_address[:2]
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+class _Silent(serving.WSGIRequestHandler):
+    protocol_version = "HTTP/1.0"  # as the client speaks it; else it sends chunks
+
+    def log(self, *args):
+        """The tests look at the answers."""
+
+
+HOSTS = [Flask("flask-cheroot", http.cheroot), Flask("flask-werkzeug", werkzeug)]

@@ -110,6 +110,25 @@ def driven(parts: AsyncIterator[str]) -> Iterator[bytes]:
         drive(parts.aclose())
 
 
+async def called(face: Face, function: Callable[[], Awaitable[Any]]) -> Any:
+    """What *function* of a probe gives, on a host with an event loop: awaited there, or for a `Database` run in a worker thread."""
+    if face.is_async:
+        return await function()
+    import anyio
+
+    ended, result = await anyio.to_thread.run_sync(_outcome, function)
+    if ended:
+        raise StopAsyncIteration
+    return result
+
+
+def _outcome(function: Callable[[], Awaitable[Any]]) -> tuple[bool, Any]:
+    try:
+        return False, drive(function())
+    except StopAsyncIteration:  # may not leave a future
+        return True, None
+
+
 def in_thread(after: Callable[[], Awaitable[None]] | None) -> None:
     """What a host without background tasks does: another thread goes on in a copy of the request's context."""
     if after is not None:

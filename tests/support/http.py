@@ -1,4 +1,4 @@
-"""Real HTTP for the tests: WSGI servers in threads of this process, and a client on a bare socket that sees every byte come."""
+"""Real HTTP for the tests: WSGI and ASGI servers in threads of this process, and a client on a bare socket that sees every byte come."""
 
 import contextlib
 import socket
@@ -99,6 +99,56 @@ def wsgiref(app: Any, threads: int = 0) -> Iterator[Address]:
     finally:
         server.shutdown()
         server.server_close()
+        thread.join()
+
+
+@contextlib.contextmanager
+def uvicorn(app: Any, threads: int = 0) -> Iterator[Address]:
+    """An ASGI *app* on uvicorn, on an event loop in a thread of its own."""
+    import uvicorn as server_of
+
+    listening = socket.create_server(("127.0.0.1", 0), backlog=256)
+    config = server_of.Config(app, lifespan="on", log_config=None, access_log=False, ws="none")
+    server = server_of.Server(config)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, name="uvicorn")
+    thread.start()
+    try:
+        yield listening.getsockname()
+    finally:
+        server.should_exit = True
+        thread.join()
+        listening.close()
+
+
+@contextlib.contextmanager
+def hypercorn(app: Any, threads: int = 0) -> Iterator[Address]:
+    """An ASGI *app* on hypercorn, on an event loop in a thread of its own."""
+    import asyncio
+
+    from hypercorn.asyncio import serve
+    from hypercorn.config import Config
+
+    listening = socket.create_server(("127.0.0.1", 0), backlog=256)
+    address = listening.getsockname()
+    config = Config()
+    config.bind = [f"fd://{listening.detach()}"]
+    config.graceful_timeout = 1.0
+
+    async def run() -> None:
+        loop, stop = asyncio.get_running_loop(), asyncio.Event()
+        stopping.append(lambda: loop.call_soon_threadsafe(stop.set))
+        started.set()
+        await serve(app, config, shutdown_trigger=stop.wait)
+
+    stopping: list[Any] = []
+    started = threading.Event()
+    thread = threading.Thread(target=lambda: asyncio.run(run()), name="hypercorn")
+    thread.start()
+    started.wait(PATIENCE)
+    try:
+        yield address
+    finally:
+        stopping[0]()
         thread.join()
 
 

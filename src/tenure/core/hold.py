@@ -170,6 +170,11 @@ class HoldingSession(LateSession):
         """Whether the connection of the last read is kept, as far as this session knows."""
         return self._parked is not None
 
+    @property
+    def holds_connection(self) -> bool:
+        """Whether a connection is held now, so that the session's next step waits for none."""
+        return self._lease is not None
+
     def give_back_parked(self) -> None:
         """Keep no connection for a read that may not come."""
         lease, self._parked = self._parked, None

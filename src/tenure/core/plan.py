@@ -223,31 +223,31 @@ def each(hooks: Iterable[T]) -> Generator[T, None, list[Call[T]]]:
     return failed
 
 
-def drive(plan: Generator[T, None, R], act: Callable[[T], Any]) -> R:
-    """Carry a plan out in this thread."""
+def drive(plan: Generator[T, Any, R], act: Callable[[T], Any]) -> R:
+    """Carry a plan out in this thread; each step becomes what *act* gives for it."""
     try:
         step = next(plan)
         while True:
             try:
-                act(step)
+                done = act(step)
             except BaseException as error:
                 step = plan.throw(error)
             else:
-                step = next(plan)
-    except StopIteration as done:
-        return done.value  # type: ignore[no-any-return]
+                step = plan.send(done)
+    except StopIteration as end:
+        return end.value  # type: ignore[no-any-return]
 
 
-async def adrive(plan: Generator[T, None, R], act: Callable[[T], Awaitable[Any]]) -> R:
-    """Carry a plan out in this task."""
+async def adrive(plan: Generator[T, Any, R], act: Callable[[T], Awaitable[Any]]) -> R:
+    """Carry a plan out in this task; each step becomes what awaiting *act* gives for it."""
     try:
         step = next(plan)
         while True:
             try:
-                await act(step)
+                done = await act(step)
             except BaseException as error:
                 step = plan.throw(error)
             else:
-                step = next(plan)
-    except StopIteration as done:
-        return done.value  # type: ignore[no-any-return]
+                step = plan.send(done)
+    except StopIteration as end:
+        return end.value  # type: ignore[no-any-return]

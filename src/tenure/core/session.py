@@ -58,7 +58,7 @@ class UnitSession(TransactionSession):
         self._var = database.current_place.var
         self._lock = threading.Lock()
         self._identity = identities()
-        self._opener = self._worker()
+        self._opener = unit.worker or self._worker()
         self.sites = {}
         if unit.deadline is not None:
             self.timed = True

@@ -43,6 +43,7 @@ class BaseUnit(Generic[S]):
     mark: Mark | None = None  # where the primary's log was when this unit had stored something; only where there are replicas
     reason = "returned"
     token: Token[Place] | None = None
+    worker: Any = None  # the thread or task that it belongs to, where a host says so; else the one that opened it
     savepoint: SessionTransaction | None = None
     end_site: Site | None = None
     end_time = 0.0
@@ -195,6 +196,13 @@ class BaseUnit(Generic[S]):
         if not self.owns or self._asked is not None or self._failures:
             return False
         return self._door is None or not self._door.touched or self._door.nothing_to_commit()
+
+    def ends_at_once(self) -> bool:
+        """Whether its end neither asks the database nor runs a hook, and so takes no time worth a thread of its own."""
+        door = self._door
+        if self._hooks is not None and (self._hooks.waiting or self._hooks.due):
+            return False
+        return door is None or (not door.keeps_connection and (not door.touched or door.nothing_to_commit()))
 
     def descends_from(self, root: BaseUnit[Any]) -> bool:
         """Whether *root* is this unit's own or one further out."""

@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Final, TypeAlias
 
 from sqlalchemy.util import await_only, greenlet_spawn
@@ -15,6 +16,9 @@ from tenure.engines.ledger import Lease
 
 # Seconds between two looks for holders that have died meanwhile.
 _LOOK_EVERY: Final = 1.0
+# Called with 1 when a thread of this context begins to wait, and with -1 when it goes on: a host that has a limit on its threads
+# does not count the one that waits, or those who hold the connections might find no thread to finish in.
+BESIDE: Final[ContextVar[Callable[[int], None] | None]] = ContextVar("tenure.beside", default=None)
 Wait: TypeAlias = Callable[[Queue, Lease, float, Callable[[], None]], "Turn | Lease"]
 
 
@@ -43,7 +47,10 @@ def in_thread(queue: Queue, lease: Lease, limit: float, look: Callable[[], None]
     if spare is not None:
         return spare
     ends = turn.since + limit
+    beside = BESIDE.get()
     try:
+        if beside is not None:
+            beside(1)
         while (left := ends - time.monotonic()) > 0:
             if woken.acquire(timeout=min(left, _LOOK_EVERY)):
                 return turn
@@ -52,6 +59,9 @@ def in_thread(queue: Queue, lease: Lease, limit: float, look: Callable[[], None]
     except BaseException:
         _give_up(queue, turn)
         raise
+    finally:
+        if beside is not None:
+            beside(-1)
     return turn
 
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 import math
 import re
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
 from contextvars import Token
+from functools import partial
 from typing import Any, Final, Literal, NamedTuple, Self, TypeAlias, get_args
 
 from tenure import callsite
@@ -21,13 +22,14 @@ from tenure.core.base import BaseDatabase
 from tenure.core.current import Place
 from tenure.core.database import Database
 from tenure.core.options import UnitOptions
-from tenure.core.plan import Outcome, Verdict
+from tenure.core.plan import Outcome, Verdict, drive
 from tenure.core.unit import BaseUnit
 from tenure.engines.position import Client
 from tenure.exceptions import BadOption, LostWork, Overloaded
 
 CommitIf: TypeAlias = Callable[[int], bool]
 Commit: TypeAlias = Literal["auto", "explicit"]
+Work: TypeAlias = Callable[[], Any]  # a step of a request's end, to be called, and awaited on an event loop
 
 _OPTIONS: Final = UnitOptions()
 _COOKIE_NAME: Final = re.compile(r"[A-Za-z0-9_-]+")
@@ -142,7 +144,7 @@ class Request:
         "answer",
         "boundary",
         "client",
-        "finishing",
+        "ending",
         "name",
         "over",
         "settled",
@@ -150,6 +152,7 @@ class Request:
         "unit",
         "whole",
     )
+    worker: Any = None  # whose the unit is, where that is not the thread that opens it
 
     def __init__(self, boundary: Boundary, name: str, cookies: str | None = None) -> None:
         self.boundary = boundary
@@ -160,7 +163,7 @@ class Request:
         self.unit: BaseUnit[Any] | None = None
         self.settled: Verdict | None = None
         self.answer: tuple[int, BaseException | None] | None = None  # where no unit was open when it was settled
-        self.finishing = False
+        self.ending = False
         self.over = False
         self.whole = False  # the host knows that nothing of the body is made while it is sent
         self.token: Token[Place] | None = self.enter()
@@ -182,6 +185,7 @@ class Request:
                 unit = database.unit_class(database, _OPTIONS, site, name=self.name)
                 if self.answer is not None:
                     self._settle_late(unit, *self.answer)
+                unit.worker = self.worker
                 self.unit = unit
 
     def _settle_late(self, unit: BaseUnit[Any], status: int, error: BaseException | None) -> None:
@@ -259,6 +263,43 @@ class Request:
                 f"{unit.name!r} ({words(unit.site)}): {lost} came while the body was sent and is lost. Use a unit of its own."
             )
 
+    # -- what is to be done: carried out in this thread, in another, or on an event loop ------------------------
+
+    def settling(self, status: int, error: BaseException | None) -> Generator[Work, Any, None]:
+        """The plan of ``settle``: commit or roll back, before the first byte leaves."""
+        if self.settled is not None:
+            return
+        unit = self.decide(status, error)
+        if unit is None:
+            return
+        try:
+            verdict: Verdict = yield partial(self._shell.settle, unit, error)
+        finally:
+            self.settled = Verdict(unit.outcome or Outcome.UNKNOWN)  # also when a hook was interrupted
+        if verdict.error is not None and verdict.error is not error:
+            unit.reason = type(verdict.error).__name__
+            raise verdict.error
+
+    def finishing(self, error: BaseException | None, site: Site | None) -> Generator[Work, Any, None]:
+        """The plan of ``finish``: the body was sent, or the client has left."""
+        with _TURN:
+            if self.ending:
+                return
+            self.ending = True
+        try:
+            if self.settled is None:  # the host gave up before there was a status
+                yield from self.settling(500, error or RuntimeError("the request ended without an answer"))
+        finally:
+            self.check_body()
+            with _TURN:
+                self.over = True
+            if self.unit is not None:
+                yield partial(self._shell.leave, self.unit, error, site, self.settled)
+
+    @property
+    def _shell(self) -> Any:
+        return self.boundary.database  # whose methods of these names wait, or are awaited
+
 
 def _reason(status: int, error: BaseException | None) -> str:
     return f"status {status}" if error is None else type(error).__name__
@@ -286,40 +327,15 @@ class BlockingRequest(Request):
             Exception: The COMMIT failed, or a failure had been swallowed; the answer must be an error.
 
         """
-        if self.settled is not None:
-            return
-        unit = self.decide(status, error)
-        if unit is None:
-            return
-        try:
-            verdict = self._database.settle(unit, error)
-        finally:
-            self.settled = Verdict(unit.outcome or Outcome.UNKNOWN)  # also when a hook was interrupted
-        if verdict.error is not None and verdict.error is not error:
-            unit.reason = type(verdict.error).__name__
-            raise verdict.error
+        drive(self.settling(status, error), _call)
 
     def finish(self, error: BaseException | None = None) -> None:
         """The body was sent, or the client has left: the unit ends. Once, from any thread; later calls do nothing."""
-        with _TURN:
-            if self.finishing:
-                return
-            self.finishing = True
-        try:
-            if self.settled is None:  # the host gave up before there was a status
-                self.settle(500, error or RuntimeError("the request ended without an answer"))
-        finally:
-            self.check_body()
-            with _TURN:
-                self.over = True
-            if self.unit is not None:
-                self._database.leave(self.unit, error, callsite.here(2), self.settled)
+        drive(self.finishing(error, callsite.here(2)), _call)
 
-    @property
-    def _database(self) -> Database:
-        database = self.boundary.database
-        assert isinstance(database, Database)
-        return database
+
+def _call(work: Work) -> Any:
+    return work()
 
 
 class BlockingBody:

@@ -1,0 +1,164 @@
+"""Requests on an event loop: what ``boundary`` decides is awaited, and what a ``Database`` does at their end blocks no loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext, suppress
+from contextvars import Token
+from typing import Any, Final
+
+from tenure import callsite, workers
+from tenure.core.base import BaseDatabase, attach
+from tenure.core.plan import Outcome, adrive
+from tenure.core.shield import finish
+from tenure.core.unit import BaseUnit
+from tenure.engines.waiting import BESIDE
+from tenure.web.boundary import Boundary, Commit, CommitIf, Request, Work
+
+# How many requests that hold no connection yet may be settled in threads at once: each may have to wait for one there. Those that
+# hold one never queue behind them.
+_PERMITS: Final = 40
+_THREADS: Final = 10_000  # no bound of its own: see the permits, and the pool's size
+_AS_LONG_AS_IT_TAKES: Final = 86_400.0  # seconds: nobody can stop what a thread does
+
+
+class LoopBoundary(Boundary):
+    """What an application on an event loop has decided, whichever kind its database is. The arguments are those of ``Boundary``."""
+
+    def __init__(
+        self,
+        database: BaseDatabase[Any],
+        *,
+        commit_if: CommitIf | None = None,
+        commit: Commit = "auto",
+        position_cookie: str | None = None,
+    ) -> None:
+        super().__init__(database, commit_if=commit_if, commit=commit, position_cookie=position_cookie)
+        self.threads = None if database.is_async else Threads()
+
+    def begin(self, name: str, cookies: str | None = None) -> LoopRequest:
+        """A request, current in this context from now on until its ``gone()``.
+
+        Args:
+            name: ``GET /path``.
+            cookies: Its Cookie header, if it has one.
+
+        """
+        return LoopRequest(self, name, cookies, self.threads)
+
+    async def close(self) -> None:
+        """Close the database, in a thread if that blocks."""
+        shell: Any = self.database
+        await (shell.close() if self.threads is None else asyncio.to_thread(shell.close))
+
+    def ended(self) -> None:
+        """No request will come: let the threads go."""
+        if self.threads is not None:
+            self.threads.close()
+
+
+class LoopRequest(Request):
+    """A request on an event loop.
+
+    Args:
+        boundary: What the application has decided.
+        name: ``GET /path``.
+        cookies: Its Cookie header, if it has one.
+        threads: Where the end of a ``Database``'s unit is carried out; None for an ``AsyncDatabase``.
+
+    """
+
+    __slots__ = ("beside", "threads", "worker")
+
+    def __init__(self, boundary: Boundary, name: str, cookies: str | None, threads: Threads | None) -> None:
+        super().__init__(boundary, name, cookies)
+        self.threads = threads
+        self.worker = workers.here()  # a helper thread may end while the request goes on
+        self.beside: Token[Any] | None = None if threads is None else BESIDE.set(threads.lender())
+
+    async def settle(self, status: int, error: BaseException | None = None) -> None:
+        """``BlockingRequest.settle``, awaited. What has begun is finished although the task is cancelled."""
+        await adrive(self.settling(status, error), self._carry_out)
+
+    async def finish(self, error: BaseException | None = None) -> None:
+        """``BlockingRequest.finish``, awaited. What has begun is finished although the task is cancelled."""
+        await adrive(self.finishing(error, callsite.here(2)), self._carry_out)
+
+    def gone(self) -> None:
+        """The host's task goes on to something else: nothing of this request may stay behind in its context."""
+        self.leave(self.token)
+        if self.beside is not None:
+            with suppress(ValueError):  # left in another context than it was entered in
+                BESIDE.reset(self.beside)
+
+    async def _carry_out(self, work: Work) -> Any:
+        unit = self.unit
+        if self.threads is None or unit is None:
+            return await work()
+        return work() if unit.ends_at_once() else await self.threads.run(work, unit)
+
+
+class Threads:
+    """Threads in which the units of a ``Database`` end while the loop goes on.
+
+    Waiting for a connection never takes the thread in which a holder would give its own back. A request that has none waits for
+    a permit before it takes a thread, one that holds a connection finds a thread at once; and a thread of anyio's (a ``def``
+    endpoint) is not counted as busy while it waits.
+    """
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._permits = asyncio.Semaphore(_PERMITS)
+        self._limiter: Any = None
+        self._pool: ThreadPoolExecutor | None = None
+
+    def _here(self) -> asyncio.AbstractEventLoop:
+        """The running loop; an application may be served by one after another, as in tests."""
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            anyio: Any = sys.modules.get("anyio")
+            self._loop, self._permits = loop, asyncio.Semaphore(_PERMITS)
+            self._limiter = None if anyio is None else anyio.to_thread.current_default_thread_limiter()
+        return loop
+
+    async def run(self, work: Work, unit: BaseUnit[Any]) -> Any:
+        """Do *work* for *unit* in a thread, to its end; a cancellation is raised afterwards, and carries the outcome."""
+        self._here()
+        door = unit.door
+        waits = self._permits if door is None or not door.holds_connection else nullcontext()
+        result, cancelled = await finish(self._run(work, waits), _AS_LONG_AS_IT_TAKES)
+        if cancelled is not None:
+            attach(cancelled, unit.outcome or Outcome.UNKNOWN)
+            raise cancelled
+        return result
+
+    async def _run(self, work: Work, waits: Any) -> Any:
+        async with waits:
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(_THREADS, "tenure")
+            context = contextvars.copy_context()
+            return await asyncio.get_running_loop().run_in_executor(self._pool, context.run, work)
+
+    def lender(self) -> Any:
+        """What to call when a thread begins to wait for a connection (1) and when it goes on (-1); None without anyio."""
+        loop, limiter = self._here(), self._limiter
+        if limiter is None:
+            return None
+
+        def change(by: int) -> None:
+            limiter.total_tokens += by
+
+        def lend(by: int) -> None:
+            with suppress(RuntimeError):  # the loop was closed: nobody waits for a thread any more
+                loop.call_soon_threadsafe(change, by)
+
+        return lend
+
+    def close(self) -> None:
+        """End the threads when they have done their work. Others come if they are needed after all."""
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.shutdown(wait=False)

@@ -1,0 +1,145 @@
+"""Any ASGI application: one unit for each request, settled before ``http.response.start`` goes on to the server."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, Final, TypeAlias
+
+from tenure.core.base import BaseDatabase
+from tenure.web.aio import LoopBoundary, LoopRequest
+from tenure.web.boundary import Commit, CommitIf, keeps, refusal
+
+Scope: TypeAlias = MutableMapping[str, Any]
+Message: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Message]]
+Send: TypeAlias = Callable[[Message], Awaitable[None]]
+ASGIApplication: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+_BODY: Final = frozenset(["http.response.body", "http.response.pathsend", "http.response.zerocopysend"])
+
+
+class UnitMiddleware:
+    """Wraps an ASGI application: ``app.add_middleware(UnitMiddleware, db)``, or ``app = UnitMiddleware(app, db)``.
+
+    COMMIT is done before the first byte leaves. If it fails, nothing of the answer is sent: the error is raised where the
+    application sends, and goes on to the server, which answers 500. A WebSocket has no unit: each exchange opens its own.
+
+    Args:
+        app: The application.
+        db: Whose units its requests are: an ``AsyncDatabase``, or a ``Database`` whose units end in threads.
+        commit_if: Replaces the rule that a status below 400 commits.
+        commit: ``"auto"``, or ``"explicit"`` for code that calls ``commit()`` itself.
+        position_cookie: Name of a cookie by which a client that has written sees its write on a replica. Default: none.
+        close: Close *db* when the server ends the application's lifespan. Default False: whoever made it closes it.
+
+    Raises:
+        BadOption: An argument has a wrong type or value.
+
+    """
+
+    def __init__(
+        self,
+        app: ASGIApplication,
+        db: BaseDatabase[Any],
+        *,
+        commit_if: CommitIf | None = None,
+        commit: Commit = "auto",
+        position_cookie: str | None = None,
+        close: bool = False,
+    ) -> None:
+        self.app = app
+        self.boundary = LoopBoundary(db, commit_if=commit_if, commit=commit, position_cookie=position_cookie)
+        self.close = close
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, or pass on what is none."""
+        if scope["type"] == "lifespan":
+            await self._lifespan(scope, receive, send)
+        elif scope["type"] != "http" or self.boundary.inside():
+            await self.app(scope, receive, send)
+        else:
+            await self._answer(scope, receive, send)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        cookies = None
+        if self.boundary.position_cookie is not None:
+            cookies = "; ".join(value.decode("latin-1") for name, value in scope["headers"] if name == b"cookie")
+        request = self.boundary.begin(f"{scope['method']} {scope['path']}", cookies)
+        answer = _Answer(request, send, secure=scope.get("scheme") == "https")
+        try:
+            try:
+                await self.app(scope, receive, answer.send)
+            except BaseException as error:
+                await request.finish(error)
+                raise
+            await request.finish()
+            if answer.failed is not None and not answer.begun:  # whoever caught it has not answered
+                raise answer.failed
+        except Exception as error:
+            await answer.raised(error)
+        finally:
+            request.gone()
+
+    async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def sent(message: Message) -> None:
+            if message["type"].startswith("lifespan.shutdown."):
+                self.boundary.ended()
+                if self.close:
+                    await self.boundary.close()
+            await send(message)
+
+        await self.app(scope, receive, sent)
+
+
+class _Answer:
+    """What the application answers, withheld until its work is settled."""
+
+    def __init__(self, request: LoopRequest, send: Send, *, secure: bool) -> None:
+        self.request = request
+        self.onwards = send
+        self.secure = secure
+        self.begun = False
+        self.failed: BaseException | None = None  # what came in place of a COMMIT
+
+    async def send(self, message: Message) -> None:
+        """The ``send`` that the application sees."""
+        kind = message["type"]
+        if kind == "http.response.start":
+            message = await self._start(message)
+        elif self.failed is not None and not self.begun:
+            raise self.failed
+        elif kind in _BODY and not message.get("more_body", False):
+            await self.request.finish()
+        await self.onwards(message)
+
+    async def _start(self, message: Message) -> Message:
+        if self.failed is not None and keeps(message["status"]):
+            raise self.failed  # whatever else the application may answer now, it may not be a success
+        try:
+            await self.request.settle(message["status"])
+        except BaseException as error:
+            self.failed = error
+            raise
+        self.begun = True
+        if (cookie := self.request.set_cookie(secure=self.secure)) is not None:
+            return {**message, "headers": [*message.get("headers", ()), (b"set-cookie", cookie.encode())]}
+        return message
+
+    async def raised(self, error: Exception) -> None:
+        """The application has raised *error*: answer it, if that says that the client may come again, else let the server know."""
+        # Starlette wraps what comes after it has begun to answer in an error of its own.
+        cause = error if self.begun or self.failed is None else self.failed
+        refused = None if self.begun else refusal(cause)
+        if refused is None and cause is error:
+            raise error
+        if refused is None:
+            raise cause from None
+        headers = {"Content-Type": "text/plain", **refused.headers}
+        await self.onwards(
+            {
+                "type": "http.response.start",
+                "status": int(refused.status.split(None, 1)[0]),
+                "headers": [(name.lower().encode(), value.encode()) for name, value in headers.items()],
+            }
+        )
+        await self.onwards({"type": "http.response.body", "body": f"{refused.status}\n".encode()})

@@ -126,6 +126,11 @@ def of_thread(thread: Any) -> Site | None:
     return None if frame is None else (frame.f_code, frame.f_lineno)
 
 
+def of_worker(worker: Any) -> Site | None:
+    """The user's line at which a thread or task is now; None for one that is gone."""
+    return of_task(worker) if hasattr(worker, "get_coro") else of_thread(worker)
+
+
 def of_function(function: Any) -> Site | None:
     """Where *function* is defined, if it was written in Python."""
     code = getattr(function, "__code__", None)

@@ -17,6 +17,7 @@ __all__ = [
     "CommitUnknown",
     "ConcurrentUse",
     "DatabaseClosed",
+    "DatabaseDraining",
     "DeadlineExceeded",
     "ForeignContext",
     "JoinRefused",
@@ -140,6 +141,18 @@ class DatabaseClosed(TenureError):
     """A unit was opened after ``close()``."""
 
     slug = "database-closed"
+
+
+class DatabaseDraining(TenureError):
+    """A unit was to begin, or waited for a connection for too long, while ``drain()`` was bringing the program to its end.
+
+    Attributes:
+        retry_after: In how many seconds another process may do it.
+
+    """
+
+    slug = "database-draining"
+    retry_after = 1.0
 
 
 class PoolerRefused(TenureError):

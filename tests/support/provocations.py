@@ -23,7 +23,7 @@ import sqlalchemy as sa
 from sqlalchemy import event, select, text
 
 from tenure.engines import pooler
-from tenure.exceptions import TenureError
+from tenure.exceptions import TenureError, UnitEnded
 
 from support.face import settle
 from support.models import Order, User
@@ -258,6 +258,32 @@ async def _(face):
         await session.execute(LITERAL)
     kept.clear()
     gc.collect()
+
+
+@provokes("database-draining")
+async def _(face):
+    await settle(face.db.drain(0.0))
+    async with face.unit() as session:
+        await session.execute(LITERAL)
+
+
+@provokes("drained-unit")
+async def _(face):
+    ready, free = face.barrier(2), face.event()
+
+    async def stuck():
+        with contextlib.suppress(UnitEnded):
+            async with face.unit() as session:
+                await write(session)
+                await ready.wait()
+                await free.wait()
+
+    async def end():
+        await ready.wait()
+        await settle(face.db.drain(0.0))
+        free.set()
+
+    await face.spawn(stuck, end)
 
 
 @provokes("lost-work", faces=("sync",))

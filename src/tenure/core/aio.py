@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, overload
 from sqlalchemy.engine import URL, Engine
 from sqlalchemy.util import await_only, greenlet_spawn
 
-from tenure import callsite
+from tenure import callsite, workers
 from tenure.callsite import Site
 from tenure.checks import check_seconds
 from tenure.core import options as opts
 from tenure.core import plan
 from tenure.core.base import BaseDatabase, attach
-from tenure.core.current import nobody
+from tenure.core.current import afterwards
 from tenure.core.database import leaving, no_retry, taken
 from tenure.core.decorate import adecorate
+from tenure.core.drain import CLOSING, Drained, drain
 from tenure.core.hooks import Hook
 from tenure.core.limits import Limits
 from tenure.core.options import GuardMode, Hold, UnitOptions
@@ -198,8 +199,17 @@ class AsyncDatabase(BaseDatabase[AsyncSession]):
         @property
         def current(self) -> AsyncUnit: ...  # noqa: D102 - as in the base
 
+    async def drain(self, timeout: float) -> Drained:  # noqa: ASYNC109 - a name that both faces share
+        """As ``Database.drain``; only the calling task waits."""
+        check_seconds("drain(timeout)", timeout)
+        return await greenlet_spawn(drain, self, timeout, _pause)
+
     async def close(self) -> None:
-        """Refuse new connections, and close those of an engine that was made from a URL. An engine taken as it was stays open."""
+        """Refuse new connections, and close those of an engine that was made from a URL. An engine taken as it was stays open.
+
+        Units that are open have a second to end; then they are rolled back, as by ``drain(1.0)``.
+        """
+        await self.drain(CLOSING)
         for supply in self.supplies:
             supply.close()
         for engine in self._owned:
@@ -208,6 +218,10 @@ class AsyncDatabase(BaseDatabase[AsyncSession]):
             self._anchor.close()
 
     # -- the shell ------------------------------------------------------------------------------------
+
+    def worker(self) -> Any:
+        """The task that runs here, weakly."""
+        return workers.here()
 
     def new_session(self, unit: BaseUnit[AsyncSession]) -> tuple[AsyncSession, UnitSession]:
         """A session for *unit*."""
@@ -254,7 +268,10 @@ class AsyncDatabase(BaseDatabase[AsyncSession]):
             else:
                 verdict, cancelled = await self._end(ending, unit, error)
         if hooks := self.finished(unit, verdict, site):
-            cancelled = await self._run_hooks(unit, hooks, cancelled or error) or cancelled
+            try:
+                cancelled = await self._run_hooks(unit, hooks, cancelled or error) or cancelled
+            finally:
+                self.units.leave(unit)
         if cancelled is not None:
             attach(cancelled, verdict.outcome)
             raise cancelled from verdict.error
@@ -296,7 +313,7 @@ class AsyncDatabase(BaseDatabase[AsyncSession]):
         return cancelled
 
     async def _each(self, hooks: list[Hook]) -> list[plan.Call[Hook]]:
-        self.current_place.set(nobody)  # the context is that of the task in which only these hooks run
+        self.current_place.set(afterwards)  # the context is that of the task in which only these hooks run
         return await adrive(plan.each(hooks), _call)
 
     def run_hooks_here(self, unit: BaseUnit[AsyncSession], hooks: list[Hook]) -> None:
@@ -325,3 +342,7 @@ def _acting(unit: BaseUnit[AsyncSession]) -> Callable[[Step], Awaitable[None]]:
         return greenlet_spawn(unit.act, step)
 
     return act
+
+
+def _pause(seconds: float) -> None:
+    await_only(asyncio.sleep(seconds))

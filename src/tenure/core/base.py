@@ -15,9 +15,10 @@ from tenure.callsite import Site, words
 from tenure.checks import check_seconds
 from tenure.core import detached, events, plan
 from tenure.core import options as opts
-from tenure.core.current import Current
+from tenure.core.current import Current, afterwards
 from tenure.core.hooks import Hook
 from tenure.core.limits import Limits, Notices
+from tenure.core.openunits import OpenUnits
 from tenure.core.options import GuardMode, Hold, UnitOptions, strength
 from tenure.core.plainread import PlainReads
 from tenure.core.plan import Opening, Outcome, Plan, Step, Verdict
@@ -31,7 +32,7 @@ from tenure.engines.ledger import HolderReport
 from tenure.engines.masked import shown
 from tenure.engines.routing import Replicas
 from tenure.engines.supply import Supply
-from tenure.exceptions import BadOption, JoinRefused, NoUnit, TenureError, UnexpectedUnit, UnitEnded, annotate
+from tenure.exceptions import BadOption, DatabaseDraining, JoinRefused, NoUnit, TenureError, UnexpectedUnit, UnitEnded, annotate
 
 S = TypeVar("S")
 _FINAL = frozenset(["bind", "binds", "close_resets_only", "autobegin", "twophase", "join_transaction_mode"])
@@ -73,6 +74,7 @@ class BaseDatabase(Replicated, Generic[S]):
         )
         self.plain = PlainReads(engine.dialect)
         self.current_place = Current(self.name)
+        self.units = OpenUnits()
         for supply in self.supplies:
             supply.gate.around.append(self._holders_around)
         self.session_options = _session_options(session_options)
@@ -183,7 +185,10 @@ class BaseDatabase(Replicated, Generic[S]):
         if how is Opening.OWN:
             if options.settings:
                 self.supply.check_settings(options.settings)
+            if outer is None and self.units.draining:
+                self.check_not_draining(options.name or name or "a unit", site)
             unit = self.unit_class(self, options, site, outer, name=name)
+            self.units.enter(unit, self.worker())
             if options.timeout is not None:
                 unit.deadline = deadline or Deadline(options.timeout)
         else:
@@ -199,6 +204,17 @@ class BaseDatabase(Replicated, Generic[S]):
                 unit.deadline = _earlier(outer.deadline, options.timeout)
         unit.token = self.current_place.enter(unit)
         return unit, how
+
+    def check_not_draining(self, name: str, site: Site | None) -> None:
+        """Raise DatabaseDraining where no unit may begin any more that is not part of another, or of its hooks."""
+        units = self.units
+        if not units.draining or self.supply.closed:  # then it says so itself
+            return
+        if units.over or self.current_place.var.get() is not afterwards:
+            raise DatabaseDraining(
+                f"{name} ({words(site)}) was to begin while {self.name!r} is drained; units that are open may end. Begin no work after"
+                " drain(), or do it again in another process."
+            )
 
     def beginning(self, unit: BaseUnit[S], how: Opening) -> Any:
         """The plan that begins *unit*."""
@@ -295,6 +311,7 @@ class BaseDatabase(Replicated, Generic[S]):
             unit.token = None
         self.remember(unit, verdict.outcome)
         hooks = unit.take_hooks(verdict.outcome) if unit.owns else []
+        unit.lingers = bool(hooks)
         if verdict.outcome is Outcome.UNKNOWN and unit.owns:
             self.supply.gate.counts.in_doubt += 1
         if unit.savepoint is not None and verdict.outcome is not Outcome.ROLLED_BACK and verdict.error is not None:
@@ -336,6 +353,10 @@ class BaseDatabase(Replicated, Generic[S]):
 
     def new_session(self, unit: BaseUnit[S]) -> tuple[S, UnitSession]:
         """A session for *unit*: as the user sees it, and as the synchronous object behind it."""
+        raise NotImplementedError  # pragma: no cover
+
+    def worker(self) -> Any:
+        """Who works here: the thread, or the task weakly."""
         raise NotImplementedError  # pragma: no cover
 
     def run_hooks_here(self, unit: BaseUnit[S], hooks: list[Hook]) -> None:

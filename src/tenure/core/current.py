@@ -28,6 +28,11 @@ def nobody() -> None:
     return
 
 
+def afterwards() -> None:
+    """The place where the hooks of a unit run: no unit is current, but the work of one is not over."""
+    return
+
+
 class Here(weakref.ref["BaseUnit[Any]"]):
     """The place of one unit. When that is gone, a task or thread which was begun in it is where the unit was opened."""
 
@@ -61,7 +66,7 @@ class Current:
         """The innermost open unit of this context; opens the one that a host has prepared."""
         unit, place = found_at(self.var.get())
         if unit is None:
-            return None if place is nobody else cast("Slot", place).open()
+            return None if place is nobody or place is afterwards else cast("Slot", place).open()
         return innermost_open(unit)
 
     def enter(self, unit: BaseUnit[Any]) -> Token[Place]:

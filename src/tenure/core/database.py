@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, overload
 
@@ -11,11 +13,13 @@ from sqlalchemy.orm import Session
 
 from tenure import callsite
 from tenure.callsite import Site
+from tenure.checks import check_seconds
 from tenure.core import options as opts
 from tenure.core import plan
 from tenure.core.base import BaseDatabase
-from tenure.core.current import nobody
+from tenure.core.current import afterwards
 from tenure.core.decorate import decorate
+from tenure.core.drain import CLOSING, Drained, drain
 from tenure.core.hooks import Hook
 from tenure.core.inject import name_of
 from tenure.core.limits import Limits
@@ -222,8 +226,30 @@ class Database(BaseDatabase[Session]):
         @property
         def current(self) -> Unit: ...  # noqa: D102 - as in the base
 
+    def drain(self, timeout: float) -> Drained:
+        """Refuse new units, wait until those that are open have ended, and end the rest.
+
+        Units within open ones, and those of hooks, still begin. Whoever waits for a connection gets it in turn.
+
+        Args:
+            timeout: Seconds to wait. What is open then is stopped and rolled back, which may take a second more.
+
+        Returns:
+            How many ended by themselves, and who did not. Those are logged as well (``drained-unit``).
+
+        Raises:
+            BadOption: *timeout* is no number, or below 0.
+
+        """
+        check_seconds("drain(timeout)", timeout)
+        return drain(self, timeout, time.sleep)
+
     def close(self) -> None:
-        """Refuse new connections, and close those of an engine that was made from a URL. An engine taken as it was stays open."""
+        """Refuse new connections, and close those of an engine that was made from a URL. An engine taken as it was stays open.
+
+        Units that are open have a second to end; then they are rolled back, as by ``drain(1.0)``.
+        """
+        self.drain(CLOSING)
         for supply in self.supplies:
             supply.close()
         for engine in self._owned:
@@ -232,6 +258,10 @@ class Database(BaseDatabase[Session]):
             self._anchor.close()
 
     # -- the shell ------------------------------------------------------------------------------------
+
+    def worker(self) -> threading.Thread:
+        """The thread that runs here."""
+        return threading.current_thread()
 
     def new_session(self, unit: BaseUnit[Session]) -> tuple[Session, UnitSession]:
         """A session for *unit*."""
@@ -270,7 +300,10 @@ class Database(BaseDatabase[Session]):
             ending = self.ending(unit, error, settled)
             verdict = self.joined_end(unit, error) if ending is None else drive(ending, unit.act)
         if hooks := self.finished(unit, verdict, site):
-            self.run_hooks_here(unit, hooks)
+            try:
+                self.run_hooks_here(unit, hooks)
+            finally:
+                self.units.leave(unit)
         if verdict.error is not None and verdict.error is not error:
             raise verdict.error
 
@@ -286,7 +319,7 @@ class Database(BaseDatabase[Session]):
 
     def run_hooks_here(self, unit: BaseUnit[Session], hooks: list[Hook]) -> None:
         """Run hooks, with no unit current."""
-        token = self.current_place.set(nobody)
+        token = self.current_place.set(afterwards)
         try:
             failed = drive(plan.each(hooks), _call)
         finally:

@@ -90,6 +90,29 @@ class UnitLeaked(NamedTuple):
     why: str
 
 
+class UnitDrained(NamedTuple):
+    """A unit was still open when ``drain()`` ran out of time, and was ended.
+
+    Attributes:
+        database: Name of the database.
+        unit: Name of the unit.
+        site: Where it was opened, as ``orders.py:12``.
+        owner: The thread or task that works in it.
+        line: Where that was then.
+        seconds: How long it was open.
+        outcome: What became of it; None where that was not known yet.
+
+    """
+
+    database: str
+    unit: str
+    site: str
+    owner: str
+    line: str
+    seconds: float
+    outcome: Outcome | None
+
+
 class HeldIdle(NamedTuple):
     """A unit holds its connection in a transaction, and for a long time has run no statement.
 
@@ -162,6 +185,7 @@ Event: TypeAlias = (
     | Retried
     | GuardTripped
     | UnitLeaked
+    | UnitDrained
     | HeldIdle
     | UnitTooOld
     | TooManyObjects

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 import threading
 import time
@@ -140,6 +139,9 @@ class GuardedSession(TimedSession):
             raise late from error
 
     def _overlap(self, operation: str) -> None:
+        if self._unit.ended:  # and is being closed from outside
+            self._unit.database.guard(UnitEnded(self._unit.obituary()))
+            return
         first_line = words(self._site)
         ms = (time.monotonic() - self._since) * 1000
         self._unit.database.guard(
@@ -152,6 +154,10 @@ class GuardedSession(TimedSession):
 
     def _worker(self) -> Any:
         return threading.current_thread()
+
+    def worker(self) -> Any:
+        """The thread or task that worked here last, else that in which the unit was opened."""
+        return self._opener if self._owner is None else self._owner
 
     def _who(self) -> str:
         return workers.describe(self._worker())
@@ -189,8 +195,7 @@ class GuardedSession(TimedSession):
 
     def _looked_at(self) -> None:
         """Somebody asks who holds the connections: tell if this one does for too long."""
-        now, owner = time.monotonic(), workers.alive(self._owner)
-        line = callsite.of_task(owner) if isinstance(owner, asyncio.Task) else callsite.of_thread(owner)
+        now, line = time.monotonic(), callsite.of_worker(workers.alive(self._owner))
         if self._turn is None and self._pinned and now - self._left > self._notices.idle:
             self._notices.held_idle(self._unit, now - self._left, self._site, line)
         if now > self._old_at:

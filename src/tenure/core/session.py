@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from sqlalchemy import event
 from sqlalchemy.engine import Connection
@@ -24,11 +25,15 @@ from tenure.core.guard import identities
 from tenure.core.hold import streams
 from tenure.core.plan import Outcome
 from tenure.core.transaction import TransactionSession
+from tenure.engines.ledger import Lease
 from tenure.engines.watch import LoopWatch, Watch
 from tenure.exceptions import BadOption, annotate
 
 if TYPE_CHECKING:
     from tenure.core.unit import BaseUnit
+
+
+_AGAIN: Final = 0.005  # seconds between two looks at a call that was told to stop
 
 
 class UnitSession(TransactionSession):
@@ -37,6 +42,8 @@ class UnitSession(TransactionSession):
     Overlapping use, use after the end, use in a foreign context, and a commit by code that has joined raise at the user's line.
     """
 
+    _expiring: Lease | None = None  # a drain has run out of time, and stops what runs on it
+    _strikes: Watch | None = None  # by this
     _looks = False  # listens to what other listeners make of its statements
 
     def __init__(self, unit: BaseUnit[Any], **options: Any) -> None:
@@ -192,6 +199,53 @@ class UnitSession(TransactionSession):
         """The unit was dropped without an end. Runs in whatever thread the garbage collector chose, as SQLAlchemy's own does."""
         self.reclaim("it was dropped without an end")
 
+    # -- the end of a drain -----------------------------------------------------------------------------------
+
+    def cut_short(self) -> None:
+        """The time of a drain is up: end the unit if nobody is in the session, else have the call under way fail. Call it again
+        until the unit has ended.
+        """
+        unit = self._unit
+        if not self._lock.acquire(blocking=False):
+            self._stop_call()
+            return
+        try:
+            if unit.ended or unit.ending:  # its owner sees to it
+                return
+            unit.ending = True
+            unit.reason = "drained"
+            unit.close(unit.outcome or Outcome.ROLLED_BACK, None, None)  # from here on the owner is told so
+        finally:
+            self._lock.release()
+        try:
+            if self._lease is not None and self._supply.has_link:  # a ROLLBACK might wait for a server that is gone
+                self._lease.connection.invalidate()
+            self.close()
+        except Exception as error:
+            events.tell(events.EndTroubled(unit.database.name, unit.name, unit.site, unit.outcome or Outcome.ROLLED_BACK, error))
+
+    def _stop_call(self) -> None:
+        lease, interrupt = self._lease, self._supply.interrupt
+        if lease is None:
+            self._supply.gate.dismiss(self)
+        elif interrupt is not None and self._expiring is not lease:
+            may_stop = interrupt.in_commit or self._operation != "commit"
+            with suppress(Exception):  # its connection was lost, or has gone home, at this moment
+                self._end_strikes()
+                self._strikes = self.watch_class(
+                    lease.connection, interrupt, self._supply.engine, time.monotonic(), may_stop=may_stop
+                )
+                self._expiring = lease
+
+    def let_be(self) -> None:
+        """Leave alone what ``cut_short()`` has begun to stop."""
+        self._end_strikes()
+
+    def _end_strikes(self) -> None:
+        strikes, self._strikes = self._strikes, None
+        if strikes is not None:
+            strikes.finish()
+
     def statement_failed(self, error: BaseException) -> None:
         if self._pinned and not self._unit.ending and not self._unit.readonly:
             self._unit.failed(error, self._site)
@@ -206,6 +260,7 @@ class AsyncioUnitSession(UnitSession):
     is_async = True
     watch_class: type[Watch] = LoopWatch
     _loop: asyncio.AbstractEventLoop | None = None
+    _sent_for = False  # another loop is at the end of its drain
 
     def _worker(self) -> Any:
         try:
@@ -236,6 +291,28 @@ class AsyncioUnitSession(UnitSession):
         if loop is not None and not loop.is_closed():
             with suppress(RuntimeError):  # closed in between
                 loop.call_soon_threadsafe(lambda: loop.create_task(self._reclaim_in_loop()))
+
+    def cut_short(self) -> None:
+        """As for code that blocks; the connection can only be used in its own loop."""
+        loop = self._loop
+        if loop is None or loop.is_closed() or loop is asyncio.get_running_loop():
+            super().cut_short()
+        elif not self._sent_for:
+            self._sent_for = True
+            with suppress(RuntimeError):  # closed in between
+                loop.call_soon_threadsafe(lambda: loop.create_task(self._expire_in_loop()))
+
+    async def _expire_in_loop(self) -> None:
+        while not self._unit.ended and self._sent_for:
+            await greenlet_spawn(self.cut_short)
+            await asyncio.sleep(_AGAIN)
+        await greenlet_spawn(self._end_strikes)
+
+    def let_be(self) -> None:
+        if self._sent_for:
+            self._sent_for = False  # it stops by itself
+        else:
+            super().let_be()
 
     async def _reclaim_in_loop(self) -> None:
         await greenlet_spawn(self.reclaim, "it was dropped without an end")

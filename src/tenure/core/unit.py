@@ -39,6 +39,7 @@ class BaseUnit(Generic[S]):
     ending = False
     dropped = False  # nobody can end it any more
     settled = False
+    lingers = False  # its hooks run when it has ended
     outcome: Outcome | None = None
     mark: Mark | None = None  # where the primary's log was when this unit had stored something; only where there are replicas
     reason = "returned"
@@ -78,6 +79,8 @@ class BaseUnit(Generic[S]):
 
     def __del__(self) -> None:
         """The last net: nobody can end this unit any more."""
+        if self._door is None:
+            self.database.units.leave(self)
         if self.ended or self._door is None or sys.is_finalizing():
             return
         self.dropped = True
@@ -363,6 +366,8 @@ class BaseUnit(Generic[S]):
         """Carry one step out. Synchronous code for both faces: the async shell runs it in SQLAlchemy's greenlet."""
         door = self.door
         if door is None:
+            if self.root.ended:  # from outside, at the end of a drain
+                raise UnitEnded(self.obituary())
             return
         if step is Step.COMMIT:
             door.end_transaction(keep=True)
@@ -388,8 +393,12 @@ class BaseUnit(Generic[S]):
     # -- the end --------------------------------------------------------------------------------------------
 
     def close(self, outcome: Outcome, error: BaseException | None, site: Site | None) -> None:
-        """The unit has ended, and this is how."""
+        """The unit has ended, and this is how. Once: it may have been ended from outside meanwhile."""
+        if self.ended:
+            return
         self.ended = True
+        if not self.lingers:
+            self.database.units.leave(self)
         self.outcome = outcome
         self.end_site = site
         self.end_time = time.monotonic()

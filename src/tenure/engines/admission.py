@@ -57,6 +57,7 @@ class State(Enum):
     WAITING = "waiting"
     SERVED = "served"
     SHED = "shed"  # waited too long in an overloaded queue
+    DISMISSED = "dismissed"  # its unit is at its end
     GONE = "gone"  # gave up: timed out, or cancelled
 
 
@@ -171,6 +172,14 @@ class Queue:
             self.waiting -= 1
             if len(self._line) > 2 * self.waiting + 16:  # those who have gone stay in line until it is tidied
                 self._line = deque(one for one in self._line if one.state is State.WAITING)
+
+    def dismiss(self, turn: Turn) -> None:
+        """Send one away who waits."""
+        with self._lock:
+            if turn.state is State.WAITING:
+                turn.state = State.DISMISSED
+                self.waiting -= 1
+                turn.wake()
 
     def turns(self) -> list[Turn]:
         """Those who wait now, the first in line first."""

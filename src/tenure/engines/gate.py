@@ -143,6 +143,8 @@ class Gate:
         elif got.state is State.SHED:
             self.counts.refused += 1
             raise verdict.overloaded(self, "target")
+        elif got.state is State.DISMISSED:
+            raise verdict.dismissed(self, holder)
         elif got.state is not State.SERVED:
             self.sweep()
             if not self.queue.enter(lease):
@@ -186,7 +188,13 @@ class Gate:
     def empty(self) -> None:
         """Give back all that is parked."""
         for lease in self.queue.take_spare():
-            self.give_back(lease)
+            self._discharge(lease)
+
+    def dismiss(self, holder: Holder) -> None:
+        """Send *holder* away, if it waits for a connection."""
+        for turn in self.queue.turns():
+            if turn.lease.holder() is holder:
+                self.queue.dismiss(turn)
 
     def _discharge(self, spare: Lease) -> None:
         self.ledger.leave(spare)

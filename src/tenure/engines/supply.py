@@ -70,6 +70,7 @@ class Supply:
         self.witness = Witness(engine)
         self.liveness = Liveness(engine, self.ledger, liveness)
         self.closed = False
+        self.has_link = self.interrupt is None or self.interrupt.limit is None  # to a server; SQLite has none
         self._parks = isinstance(engine.pool, QueuePool)
         self._failures_count = self.profile.failure_spoils or bool(self.profile.undone_by)
         # The listener is on the writer alone: SQLAlchemy takes a longer way through each statement of an engine that has one,

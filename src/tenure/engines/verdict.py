@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from tenure import workers
 from tenure.callsite import Site, words
 from tenure.engines.ledger import Holder, Holding, Lease, Stranger
-from tenure.exceptions import Overloaded, PoolExhausted, SecondConnection
+from tenure.exceptions import DatabaseDraining, Overloaded, PoolExhausted, SecondConnection
 
 if TYPE_CHECKING:
     from tenure.engines.gate import Gate
@@ -45,6 +45,15 @@ def overloaded(gate: Gate, bound: str) -> Overloaded:
         f"{gate.name!r}: {queue.waiting} units wait ({bound}={limit:g}), {gate.out()} of {queue.capacity} out."
         f" Retry after {retry_after:g} s.",
         retry_after,
+    )
+
+
+def dismissed(gate: Gate, holder: Holder | None) -> DatabaseDraining:
+    """The error for *holder*, which still waited when a drain ran out of time."""
+    one = Holding("engine.connect()", None, None) if holder is None else holder.holding()
+    return DatabaseDraining(
+        f"{one.unit!r} ({words(one.line or one.site)}) still waited for a connection of {gate.name!r} when the drain ran out of time."
+        " Nothing was stored; do it again in another process."
     )
 
 

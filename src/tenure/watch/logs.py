@@ -18,6 +18,7 @@ _LEVELS: Final[dict[type[events.Event], int]] = {
     events.Retried: logging.INFO,
     events.GuardTripped: logging.WARNING,
     events.UnitLeaked: logging.WARNING,
+    events.UnitDrained: logging.WARNING,
     events.HeldIdle: logging.WARNING,
     events.UnitTooOld: logging.WARNING,
     events.TooManyObjects: logging.WARNING,
@@ -59,6 +60,12 @@ def _line(event: events.Event) -> str:
             return f"{event.unit!r} runs again as attempt {event.attempt} in {event.wait * 1000:.0f} ms: {brief(event.error)}"
         case events.UnitLeaked():
             return f"rolled back {event.unit!r} ({words(event.site)}): {event.why}. Use a with-block. [leaked-unit]"
+        case events.UnitDrained():
+            became = "has not answered yet" if event.outcome is None else f"is {event.outcome.value}"
+            return (
+                f"{event.unit!r} ({event.site}) on {event.database!r} was open for {event.seconds:.1f} s, in {event.owner} at {event.line},"
+                f" when the drain ran out of time; it was stopped and {became}. Give it a timeout=, or the drain more time. [drained-unit]"
+            )
         case events.HeldIdle():
             return (
                 f"{event.unit!r} holds a connection of {event.database!r}, idle for {event.seconds:.0f} s since {words(event.since)}."

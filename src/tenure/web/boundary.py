@@ -25,7 +25,7 @@ from tenure.core.options import UnitOptions
 from tenure.core.plan import Outcome, Verdict, drive
 from tenure.core.unit import BaseUnit
 from tenure.engines.position import Client
-from tenure.exceptions import BadOption, LostWork, Overloaded
+from tenure.exceptions import BadOption, DatabaseDraining, LostWork, Overloaded
 
 CommitIf: TypeAlias = Callable[[int], bool]
 Commit: TypeAlias = Literal["auto", "explicit"]
@@ -57,7 +57,7 @@ def refusal(error: BaseException) -> Refusal | None:
     A 503 with ``Retry-After`` tells a load balancer that this process is well, and to try again or elsewhere. ``PoolExhausted``
     is none: its request has waited for the whole time already, a second one would do no better, and its verdict is for people.
     """
-    if isinstance(error, Overloaded):
+    if isinstance(error, (Overloaded, DatabaseDraining)):
         return Refusal("503 Service Unavailable", {"Retry-After": str(math.ceil(error.retry_after))})
     return None
 
@@ -182,7 +182,9 @@ class Request:
         with _TURN:
             if self.unit is None and not self.over:
                 database = self.boundary.database
+                database.check_not_draining(self.name, site)
                 unit = database.unit_class(database, _OPTIONS, site, name=self.name)
+                database.units.enter(unit, database.worker())
                 if self.answer is not None:
                     self._settle_late(unit, *self.answer)
                 unit.worker = self.worker

@@ -251,7 +251,15 @@ class UnitSession(TransactionSession):
             self._unit.failed(error, self._site)
 
     def connection_lost(self, error: BaseException) -> None:
-        annotate(error, self._unit.lost())
+        unit = self._unit
+        again = "No COMMIT was on its way: it is safe to run it again."
+        if unit.partly_stored:
+            again = "What it had committed before stays, so do not simply run it again."
+        annotate(
+            error,
+            f"tenure: the connection of {unit.name!r} ({words(unit.site)}) was lost, and what it had not committed was rolled back."
+            f" {again}",
+        )
 
 
 class AsyncioUnitSession(UnitSession):

@@ -339,16 +339,6 @@ class BaseUnit(Generic[S]):
         """Whether the server is asked what became of a COMMIT whose answer was lost."""
         return self.options.verify_commit
 
-    def lost(self) -> str:
-        """What to say of a connection that was lost in mid-work: what became of that, and whether it may be done again."""
-        again = "No COMMIT was on its way: it is safe to run it again."
-        if self.partly_stored:
-            again = "What it had committed before stays, so do not simply run it again."
-        return (
-            f"tenure: the connection of {self.name!r} ({words(self.site)}) was lost, and what it had not committed was rolled back."
-            f" {again}"
-        )
-
     def unfit(self) -> Exception | None:
         """The error for a checkpoint of a unit that may not commit."""
         if self.settled:

@@ -145,6 +145,19 @@ def test_the_bound_of_a_pool_is_known(tmp_path) -> None:
     assert [db.status().capacity for db in unbounded] == [None, None]
 
 
+def test_statements_take_the_short_way(tmp_path) -> None:
+    """R49: tenure listens to no statement: an engine is as fast as without it. This fails when the private switch changes."""
+    engine = sa.create_engine(f"sqlite:///{tmp_path}/x.db")
+    db = Database(engine)
+    short = engine._has_events is False
+    engine.dispose()
+    with engine.connect() as connection:
+        short = short and connection._has_events is False
+
+    assert short
+    assert engine.pool.connect.__self__ is db.supply.gate
+
+
 @pytest.mark.dialects("postgresql")
 def test_status_takes_no_connection(make_face) -> None:
     """R36: the numbers of a database come without a connection, and the peak is the most that were out at once."""

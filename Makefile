@@ -24,6 +24,8 @@ SECONDS ?=
 DB ?=
 # For `make upstream`: which part, e.g. UPSTREAM=sqlite; empty: all.
 UPSTREAM ?=
+# For `make bench`: which rows, e.g. ONLY="postgresql far"; empty: all. QUICK=1 or ROUNDS=5 make it shorter.
+ONLY ?=
 # More arguments for pytest, e.g. ARGS="-k nested --drivers sqlite,asyncpg".
 ARGS ?=
 
@@ -80,7 +82,7 @@ upstream: $(DEV) ## SQLAlchemy's own ORM tests, run on tenure's sessions (UPSTRE
 
 .PHONY: bench
 bench: $(BENCH) ## side by side with other libraries, ratios in one run
-	@$(BIN)/python -m benchmarks
+	@$(BIN)/python -m benchmarks $(ONLY)
 
 ##@ Tidy
 

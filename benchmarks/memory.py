@@ -39,7 +39,8 @@ class Left:
     resident: int
 
 
-def _resident() -> int:
+def resident() -> int:
+    """Bytes of this process in memory."""
     import resource
 
     return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * resource.getpagesize()
@@ -48,11 +49,11 @@ def _resident() -> int:
 def _compare(work: Callable[[], Any], count: int) -> Left:
     work()  # fills the caches, and lets the process grow to the size that the work takes
     gc.collect()
-    before, resident = len(gc.get_objects()), _resident()
+    before, held = len(gc.get_objects()), resident()
     work()
     gc.collect()
     after = gc.get_objects()
-    grown = _resident() - resident
+    grown = resident() - held
     sessions = sum(1 for one in after if isinstance(one, Session))
     objects = len(after) - before
     del after

@@ -6,34 +6,27 @@ import asyncio
 import statistics
 from collections.abc import Callable
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import URL, make_url
 
-from benchmarks import async_peers, floors, imports, memory, peers, web
-from benchmarks.report import Report
+from benchmarks import (
+    async_peers,
+    connections,
+    contention,
+    distance,
+    floors,
+    imports,
+    masses,
+    memory,
+    peers,
+    throughput,
+    web,
+)
+from benchmarks.bench import Bench
 from benchmarks.rounds import Timed, measure, measure_async
 
 _MIB = 2**20
-
-
-@dataclass
-class Bench:
-    """What every row needs.
-
-    Attributes:
-        report: Where it says what it found.
-        rounds: How many rounds it runs.
-        units: How many units and tasks the memory is watched over.
-        postgresql: The embedded server, without a driver's name.
-
-    """
-
-    report: Report
-    rounds: int
-    units: int
-    postgresql: URL
 
 
 def _work(variants: dict[str, Any], name: str) -> dict[str, Callable[[], Any]]:
@@ -170,4 +163,13 @@ ROWS: dict[str, Callable[[Bench], None]] = {
     "async": async_postgresql,
     "imports": importing,
     "memory": left_behind,
+    "taking": connections.taking,
+    "later": connections.later,
+    "far": distance.far,
+    "flask": throughput.flask,
+    "fastapi": throughput.fastapi,
+    "slow": throughput.slow_neighbour,
+    "overload": contention.overload,
+    "fairness": contention.fairness,
+    "masses": masses.masses,
 }

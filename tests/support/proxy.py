@@ -150,6 +150,10 @@ class Proxy:
         """
         self._order(lambda: self._cuts.append(_Cut(needle, after=True, down=down)))
 
+    def forget(self) -> None:
+        """Break no link of those that `cut_before` and `cut_after` still wait for."""
+        self._order(self._cuts.clear)
+
     def links(self) -> int:
         """How many connections go through this proxy now."""
         number: list[int] = []

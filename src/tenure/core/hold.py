@@ -273,6 +273,16 @@ class HoldingSession(LateSession):
                 else:
                     self._held_back.append(lease)
 
+    def let_go(self) -> None:
+        """Give up what is still held after an ending that failed. What is open on it is unknown: it is discarded."""
+        held = [one for one in (self._lease, *(self._spent or ()), *(self._held_back or ())) if one is not None]
+        self._lease = self._spent = None
+        self._pinned = False
+        for lease in held:
+            if not lease.connection.closed:
+                lease.connection.invalidate()
+            self._supply.give_back(lease)
+
     def savepoints(self) -> tuple[SessionTransaction, ...]:
         """The savepoints that are open, the innermost first."""
         found: list[SessionTransaction] = []

@@ -191,6 +191,9 @@ class UnitSession(TransactionSession):
         why = why or f"its {workers.describe(self._owner)} has ended"
         try:
             self.close()
+        except BaseException:  # interrupted, or the connection is broken: nobody will come back for it
+            self.let_go()
+            raise
         finally:
             unit.close(Outcome.ROLLED_BACK, None, None)
             unit.database.warn_leak(events.UnitLeaked(unit.database.name, unit.name, unit.site, why))
@@ -260,6 +263,8 @@ class UnitSession(TransactionSession):
             f"tenure: the connection of {unit.name!r} ({words(unit.site)}) was lost, and what it had not committed was rolled back."
             f" {again}",
         )
+        if self._pinned and not unit.ending:
+            unit.failed(error, self._site, all_is_lost=True)
 
 
 class AsyncioUnitSession(UnitSession):

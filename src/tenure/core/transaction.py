@@ -194,6 +194,10 @@ class TransactionSession(ReadOnlySession):
         self._through("invalidate", self._discard)
         self.close()
 
+    def discard(self) -> None:
+        """A part of the unit could not be undone: the connection, and with it the whole transaction, is no longer to be used."""
+        self._through("invalidate", self._discard)
+
     def _discard(self) -> None:
         if self._lease is not None:
             self._lease.connection.invalidate()
@@ -231,7 +235,11 @@ class TransactionSession(ReadOnlySession):
         if keep:
             self._in_transaction("commit", savepoint.commit)
         elif savepoint in self.savepoints():
-            self._through("rollback", savepoint.rollback)
+            try:
+                self._through("rollback", savepoint.rollback)
+            except BaseException as failed:
+                self._unit.failed(failed, self._site, all_is_lost=True)
+                raise
 
     def unsaved(self) -> str | None:
         """What a rollback would lose now, in words."""

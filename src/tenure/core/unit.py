@@ -274,12 +274,14 @@ class BaseUnit(Generic[S]):
 
     # -- failures ---------------------------------------------------------------------------------------
 
-    def failed(self, error: BaseException, site: Site | None = None) -> None:
-        """Note that something failed here which must be undone before the unit can commit."""
+    def failed(self, error: BaseException, site: Site | None = None, *, all_is_lost: bool = False) -> None:
+        """Note that something failed here which must be undone before the unit can commit: in the savepoints that are open, or as
+        *all_is_lost*, by rolling back as a whole.
+        """
         root = self.root
         if root._failures is None:
             root._failures = []
-        within = () if root._door is None else root._door.savepoints()
+        within = () if root._door is None or all_is_lost else root._door.savepoints()
         if not any(one.error is error and one.within == within for one in root._failures):
             root._failures.append(Failure(error, site or callsite.of_error(error) or callsite.here(2), within))
 
@@ -368,7 +370,7 @@ class BaseUnit(Generic[S]):
         elif step is Step.ASK:
             self.answer = door.ask()
         elif step is Step.INVALIDATE:
-            door.invalidate()
+            door.invalidate() if self.owns else door.discard()
         elif step is Step.FLUSH:
             self._entering = True  # what is written now is the outer unit's
             try:

@@ -137,6 +137,10 @@ class Queue:
             self._serve()
         return spare
 
+    def is_past(self, lease: Lease) -> bool:
+        """Whether *lease* has its place in a pool that another one has replaced."""
+        return lease.place is not None and lease.place is not self._places
+
     def _seat(self, lease: Lease) -> None:
         lease.place = self._places
         self.used += 1

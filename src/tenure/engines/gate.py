@@ -180,6 +180,8 @@ class Gate:
             raise
         finally:
             self.ledger.leave(lease)
+            if self.queue.is_past(lease) and not connection.closed and os.getpid() == self._process:
+                connection.invalidate()  # the old pool would not close it
             connection.close()
 
     def park(self, lease: Lease) -> bool:
@@ -214,10 +216,12 @@ class Gate:
             holder = lease.holder()
             if holder is None:
                 self.counts.leaked += 1
-                self._recover(lease)
+                with suppress(Exception):  # as below
+                    self._recover(lease)
             elif holder.owner_is_gone():
                 self.counts.leaked += not isinstance(holder, Stranger)
-                holder.reclaim()
+                with suppress(Exception):  # the connection is broken and discarded; whoever waits has no part in it
+                    holder.reclaim()
 
     def _recover(self, lease: Lease) -> None:
         """Give back the connection of a holder that no longer exists."""

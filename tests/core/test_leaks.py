@@ -294,3 +294,35 @@ def test_dropped_units_leave_nothing_in_the_context(face):
         place = face.db.current_place.var.get()
         assert place.around() is None
         assert not hasattr(place.around, "around")
+
+
+@pytest.mark.drivers("asyncpg", "psycopg_async")
+async def test_reclaiming_that_is_cancelled(make_face, proxy):
+    """R36, R47: who waits takes back what an owner that is gone has held; cancelled in the middle of that, nothing is left over."""
+    face, kept = make_face(through=proxy, pool_size=1, max_overflow=0), []
+    await face.spawn(lambda: leave_open(face, kept), inherit=False)
+    proxy.freeze()  # ROLLBACK is on its way, and stays there
+    waits = asyncio.create_task(next_one(face))
+    await face.until(lambda: kept[0].raw._open[0].ending)
+    waits.cancel()
+    await asyncio.sleep(0)
+    proxy.thaw()
+    await asyncio.wait([waits])
+
+    gate = face.db.supply.gate
+    assert (face.out(), gate.queue.used, face.db.holders()) == (0, 0, [])
+    await next_one(face)
+    assert stored(face) == ["next"]
+
+
+@pytest.mark.drivers("psycopg", "asyncpg", "psycopg_async", "pymysql")
+async def test_reclaiming_a_connection_that_is_broken(small, told, proxy):
+    """R36: the unit of an owner that is gone had lost its connection as well; who waits is served, and sees no error of it."""
+    face, kept = small(through=proxy), []
+    await face.spawn(lambda: leave_open(face, kept), inherit=False)
+    proxy.cut()
+    await next_one(face)
+
+    assert stored(face) == ["next"]
+    assert told.outcomes() == ["rolled back", "committed"]
+    assert (face.out(), face.db.supply.gate.queue.used) == (0, 0)

@@ -304,3 +304,22 @@ def test_an_engine_of_the_users_is_left_as_it_was(url, watch):
     assert not engine.pool.dispatch.checkout
     assert not engine.pool.dispatch.checkin or face.db.supply.profile.switch_back is not None
     engine.dispose()
+
+
+@pytest.mark.drivers(*SERVERS)
+async def test_one_that_was_out_when_the_pool_was_disposed_of(make_face, proxy):
+    """R36, R38: a connection that a unit holds while `dispose()` puts another pool in place is closed when it comes home, for the old pool
+    keeps nothing.
+    """
+    from support.face import settle
+
+    face = make_face(through=proxy)
+    async with face.unit() as session:
+        session.add(User(name="ada"))
+        await session.flush()
+        await settle(face.db.engine.dispose())
+        before = proxy.links()
+    await face.until(lambda: proxy.links() == 0)
+
+    assert before == 1
+    assert (face.out(), face.db.supply.gate.queue.used, face.db.status().discarded) == (0, 0, 1)

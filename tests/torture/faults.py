@@ -102,7 +102,7 @@ class Faults:
         self.proxy.thaw()
 
     def _slow(self) -> None:
-        self.proxy.delay(self._dice.choice((0, 0.001, 0.005)))
+        self.proxy.delay(self._dice.choice((0, 0.0005, 0.002)))
 
     def _restart(self) -> None:
         self._cluster.restart("fast")

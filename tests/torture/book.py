@@ -94,8 +94,8 @@ class Book:
             return
         with self._lock:
             self.errors[type(error).__name__] += 1
-        if kind == "stream" and type(error).__module__.startswith("asyncpg."):
-            return  # SQLAlchemy passes on as it is what asyncpg raises while it fetches rows of a stream
+        if type(error).__module__.partition(".")[0] in ("asyncpg", "psycopg"):
+            return  # SQLAlchemy passes it on as it is where a connection is being set up, and where asyncpg fetches rows of a stream
         lost = isinstance(error, RollbackOnly) and isinstance(error.__cause__, (DBAPIError, OSError))
         if isinstance(error, Exception) and not isinstance(error, EXPECTED) and not lost:
             self.find(f"{kind}: an error that should not be seen\n{_shown(error)}")

@@ -4,7 +4,7 @@ from contextlib import suppress
 import pytest
 import sqlalchemy as sa
 
-from tenure.exceptions import NotOwner
+from tenure.exceptions import NotOwner, UnitEnded
 
 from support.models import User
 from support.probe import line, stored
@@ -180,3 +180,40 @@ async def test_a_new_unit_within_is_owned(face):
         await outer.commit()
 
     assert stored(face) == ["ada", "bob"]
+
+
+@pytest.mark.drivers("psycopg", "asyncpg", "psycopg_async", "pymysql")
+async def test_two_that_end_the_same_unit(make_face, proxy, told):
+    """R45: given a unit whose COMMIT is under way, when another thread or task leaves its block too, then that one is refused, and the
+    outcome is that of the first.
+    """
+    face, hooks = make_face(through=proxy), []
+    block = face.unit(name="shared")
+    proxied = face.event()
+
+    async def first():
+        session = await block.__aenter__()
+        face.current.on_commit(hooks.append, "commit")
+        face.current.on_rollback(hooks.append, "rollback")
+        session.add(User(name="ada"))
+        await session.flush()
+        proxy.delay(0.1)
+        proxied.set()
+        await block.__aexit__(None, None, None)
+
+    async def second():
+        await proxied.wait()
+        await face.until(lambda: not block.raw._open)
+        with pytest.raises(UnitEnded) as caught:
+            await block.__aexit__(None, None, None)
+        late = KeyError()
+        await block.__aexit__(KeyError, late, None)  # an error goes on as it is
+        return [str(caught.value)]
+
+    _, (message,) = await face.spawn(first, second, inherit=False)
+
+    assert stored(face) == ["ada"]
+    assert hooks == ["commit"]
+    assert told.outcomes() == ["committed"]
+    assert message.startswith("the block left at test_owner.py:")
+    assert face.out() == 0

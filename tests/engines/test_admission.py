@@ -527,3 +527,163 @@ async def _dispose(face):
         await face.db.engine.dispose()
     else:
         face.db.engine.dispose()
+
+
+# -- interleavings ------------------------------------------------------------------------------------------------------------
+
+
+class _Pair:
+    """One unit that has read and reads again, and another that needs the only connection, with the order of the two forced."""
+
+    def __init__(self, face, monkeypatch):
+        self.face, self.queue = face, face.db.supply.gate.queue
+        self.parked, self.first_done = face.event(), face.event()
+        self.patch = monkeypatch
+
+    def before(self, name, act):
+        """Have *act* done just before the queue's method *name* is carried out."""
+        real = getattr(self.queue, name)
+
+        def method(*args):
+            act()
+            return real(*args)
+
+        self.patch.setattr(self.queue, name, method)
+
+    def after(self, name, act):
+        real = getattr(self.queue, name)
+
+        def method(*args):
+            found = real(*args)
+            act()
+            return found
+
+        self.patch.setattr(self.queue, name, method)
+
+    async def reads_again(self):
+        async with self.face.unit() as session:
+            await session.scalar(select(User.id))
+            self.parked.set()
+            return await session.scalar(select(sa.func.count()).select_from(User))
+
+    async def writes(self):
+        await self.parked.wait()
+        async with self.face.unit() as session:
+            session.add(User(name="other"))
+
+    async def run(self):
+        await self.face.spawn(self.reads_again, self.writes)
+        gate = self.face.db.supply.gate
+        return self.face.out(), gate.queue.used, gate.queue.waiting, len(gate.ledger)
+
+
+@pytest.mark.drivers("sqlite", "psycopg")
+async def test_a_kept_connection_is_taken_just_before_its_unit_wants_it(make_face, monkeypatch):
+    """R32: the unit that kept a connection finds it taken, and waits in line as everybody does."""
+    face = make_face(pool_size=1, max_overflow=0, admission=Admission(max_wait=5))
+    pair, taken = _Pair(face, monkeypatch), threading.Event()
+    pair.before("unpark", lambda: taken.wait(10))
+    pair.after("join", taken.set)
+
+    assert await pair.run() == (0, 0, 0, 0)
+    assert face.db.status().timed_out == 0
+
+
+@pytest.mark.drivers("sqlite", "psycopg")
+async def test_a_kept_connection_is_wanted_just_before_it_is_taken(make_face, monkeypatch):
+    """R32: the unit that kept a connection has it again, and who wanted to take it is served when the read is done."""
+    face = make_face(pool_size=1, max_overflow=0, admission=Admission(max_wait=5))
+    pair, wanted, joins = _Pair(face, monkeypatch), threading.Event(), threading.Event()
+    pair.before("join", lambda: (joins.set(), wanted.wait(10)))
+    pair.before("unpark", lambda: joins.wait(10))
+    pair.after("unpark", wanted.set)
+
+    assert await pair.run() == (0, 0, 0, 0)
+    assert face.db.status().timed_out == 0
+
+
+@pytest.mark.drivers("sqlite", "psycopg")
+async def test_a_kept_connection_that_both_want_at_once(make_face):
+    """R32: whoever is first, both are served, 200 times."""
+    face = make_face(pool_size=1, max_overflow=0, admission=Admission(max_wait=5))
+    barrier = face.barrier(2)
+
+    async def reads():
+        for _ in range(200):
+            async with face.unit() as session:
+                await session.scalar(select(User.id))
+                await barrier.wait()
+                await session.scalar(select(User.id))
+
+    async def takes():
+        for _ in range(200):
+            await barrier.wait()
+            async with face.unit(hold="transaction") as session:
+                await session.scalar(select(User.id))
+
+    await face.spawn(reads, takes)
+
+    gate = face.db.supply.gate
+    assert (face.out(), gate.queue.used, gate.queue.waiting, len(gate.ledger)) == (0, 0, 0, 0)
+    assert face.db.status().timed_out == 0
+
+
+@pytest.mark.drivers("asyncpg", "psycopg_async", "aiosqlite")
+async def test_a_task_cancelled_after_it_was_served_and_before_it_runs(make_face, monkeypatch):
+    """R35, R19: given a waiter whose turn has come, when it is cancelled before the loop comes to it, then the next one is served."""
+    face, order = make_face(pool_size=1, max_overflow=0, admission=Admission(max_wait=5)), []
+    entered, may_end = face.event(), face.event()
+    holder = asyncio.create_task(_use(face, "holder", order, entered, may_end))
+    await entered.wait()
+    served = asyncio.create_task(_use(face, "served", order))
+    await face.until(lambda: face.db.status().waiting == 1)
+    (turn,) = face.db.supply.gate.queue.turns()
+    after = asyncio.create_task(_use(face, "next", order))
+    await face.until(lambda: face.db.status().waiting == 2)
+    real = turn.wake
+
+    def wake():
+        woken = real()  # the result of its future is set
+        served.cancel()
+        return woken
+
+    turn.wake = wake
+    may_end.set()
+    results = await asyncio.gather(holder, served, after, return_exceptions=True)
+
+    gate = face.db.supply.gate
+    assert turn.state is State.SERVED
+    assert isinstance(results[1], asyncio.CancelledError)
+    assert order == ["holder", "next"]
+    assert (face.out(), gate.queue.used, gate.queue.waiting, len(gate.ledger)) == (0, 0, 0, 0)
+
+
+@some
+async def test_a_pool_that_is_disposed_of_while_units_wait(make_face):
+    """R36: who waits is served from the new pool at once; who still holds a connection of the old one ends as ever."""
+    face, order = make_face(pool_size=1, max_overflow=0, admission=Admission(max_wait=5)), []
+    entered, may_end = face.event(), face.event()
+
+    async def holds():
+        async with face.unit(hold="transaction") as session:
+            await session.execute(text("SELECT 1"))
+            entered.set()
+            await may_end.wait()
+            order.append("holder")
+
+    async def waits():
+        await entered.wait()
+        async with face.unit(hold="transaction") as session:
+            await session.execute(text("SELECT 2"))
+            order.append("waiter")
+        may_end.set()
+
+    async def disposes():
+        await face.until(lambda: face.db.status().waiting == 1)
+        await _dispose(face)
+
+    await face.spawn(holds, waits, disposes)
+
+    gate = face.db.supply.gate
+    assert order == ["waiter", "holder"]
+    assert (face.out(), gate.queue.used, gate.queue.waiting, len(gate.ledger)) == (0, 0, 0, 0)

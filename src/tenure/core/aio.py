@@ -82,8 +82,9 @@ class AsyncUnitBlock:
             raise
 
     async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        unit = leaving(self._open, self._database.current_place.here())
-        await self._database.leave(unit, error, callsite.here(2))
+        unit = leaving(self._open, self._database.current_place.here(), error)
+        if unit is not None:
+            await self._database.leave(unit, error, callsite.here(2))
 
     @overload
     def __call__(self, function: Callable[Concatenate[AsyncSession, P], C]) -> Callable[P, C]: ...

@@ -31,7 +31,7 @@ from tenure.engines import presets
 from tenure.engines.admission import Admission
 from tenure.engines.deadline import Deadline
 from tenure.engines.routing import Replicas, opened
-from tenure.exceptions import BadOption, UnsupportedCallable, WrongDriver
+from tenure.exceptions import BadOption, UnitEnded, UnsupportedCallable, WrongDriver
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -74,8 +74,9 @@ class UnitBlock:
             raise
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        unit = leaving(self._open, self._database.current_place.here())
-        self._database.leave(unit, error, callsite.here(2))
+        unit = leaving(self._open, self._database.current_place.here(), error)
+        if unit is not None:
+            self._database.leave(unit, error, callsite.here(2))
 
     @overload
     def __call__(self, function: Callable[Concatenate[Session, P], R]) -> Callable[P, R]: ...
@@ -350,10 +351,20 @@ def _engine_of(given: Any, options: dict[str, Any], pooler: str | None) -> Engin
     return engine
 
 
-def leaving(opened: list[BaseUnit[Any]], here: BaseUnit[Any] | None) -> BaseUnit[Any]:
-    """Which entry of a block is left: that of this context, else (left in another context than entered) the last."""
-    unit = here if here is not None and here in opened else opened[-1]
-    opened.remove(unit)
+def leaving(opened: list[BaseUnit[Any]], here: BaseUnit[Any] | None, error: BaseException | None) -> BaseUnit[Any] | None:
+    """Which entry of a block is left: that of this context, else (left in another context than entered) the last. None where somebody
+    else has left it already; who does not come with an *error* of their own is told.
+    """
+    try:
+        unit = here if here is not None and here in opened else opened[-1]
+        opened.remove(unit)
+    except (IndexError, ValueError):  # two threads at once
+        if error is not None:
+            return None
+        raise UnitEnded(
+            f"the block left at {callsite.words(callsite.here(3))} has no unit open: it was left already, maybe by another thread or task,"
+            " whose outcome counts. Leave a block once, in the code that has entered it."
+        ) from None
     return unit
 
 

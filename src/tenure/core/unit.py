@@ -275,9 +275,7 @@ class BaseUnit(Generic[S]):
     # -- failures ---------------------------------------------------------------------------------------
 
     def failed(self, error: BaseException, site: Site | None = None, *, all_is_lost: bool = False) -> None:
-        """Note that something failed here which must be undone before the unit can commit: in the savepoints that are open, or as
-        *all_is_lost*, by rolling back as a whole.
-        """
+        """Note what must be undone before the unit can commit: with an open savepoint or, *all_is_lost*, as a whole."""
         root = self.root
         if root._failures is None:
             root._failures = []

@@ -205,10 +205,14 @@ def test_a_whole_answer_ends_the_unit_at_once(face, app, told):
     def page(session: Session):
         return str(session.scalar(select(func.count()).select_from(User)))
 
-    answer = app.test_client().get("/", buffered=False)
+    @app.get("/none")
+    def none(session: Session):
+        flask.abort(404 if session.get(User, 1) is None else 500)
 
-    assert told.closed() == [("GET /", "read only", "status 200")]
-    assert answer.text == "0"
+    answers = [app.test_client().get(path, buffered=False) for path in ("/", "/none")]
+
+    assert told.closed() == [("GET /", "read only", "status 200"), ("GET /none", "rolled back", "status 404")]
+    assert (answers[0].text, answers[1].status_code) == ("0", 404)
 
 
 @alone

@@ -35,7 +35,7 @@ from tenure.engines.supply import Supply
 from tenure.exceptions import BadOption, DatabaseDraining, JoinRefused, NoUnit, TenureError, UnexpectedUnit, UnitEnded, annotate
 
 S = TypeVar("S")
-_FINAL = frozenset(["bind", "binds", "close_resets_only", "autobegin", "twophase", "join_transaction_mode"])
+FINAL = frozenset(["bind", "binds", "close_resets_only", "autobegin", "twophase", "join_transaction_mode"])
 
 
 class BaseDatabase(Replicated, Generic[S]):
@@ -391,7 +391,7 @@ def attach(error: BaseException, outcome: Outcome) -> None:
 def _session_options(given: Mapping[str, Any] | None) -> dict[str, Any]:
     found = {"expire_on_commit": False, **(given or {})}
     for name in found:
-        if name in _FINAL:
+        if name in FINAL:
             raise BadOption(f"session_options[{name!r}]: tenure sets this itself. Leave it out.")
     known = inspect.signature(Session).parameters
     if unknown := sorted(found.keys() - known.keys()):

@@ -143,6 +143,7 @@ class Request:
         "_outside",
         "answer",
         "boundary",
+        "claimed",
         "client",
         "ending",
         "name",
@@ -165,6 +166,7 @@ class Request:
         self.answer: tuple[int, BaseException | None] | None = None  # where no unit was open when it was settled
         self.ending = False
         self.over = False
+        self.claimed = False  # a host that has contexts of its own knows in which of them it is
         self.whole = False  # the host knows that nothing of the body is made while it is sent
         self.token: Token[Place] | None = self.enter()
 
@@ -252,7 +254,10 @@ class Request:
             return
         unit.rollback_only(f"{lost.rstrip(',')}, never committed")
         if keeps(status):
-            self._warn(f"{unit.name!r} ({words(unit.site)}) answered {status}, but {lost} is lost. Call commit().")
+            self._warn(f"{unit.name!r} ({words(unit.site)}) {self._went_well(status)}, but {lost} is lost. Call commit().")
+
+    def _went_well(self, status: int) -> str:
+        return f"answered {status}"
 
     def _warn(self, message: str) -> None:
         events.tell(events.WorkLost(self.boundary.database.name, self.name, str(LostWork(message))))

@@ -6,8 +6,9 @@ import inspect
 from typing import Any, cast
 
 from flask import Flask, Response, current_app, request_finished
+from flask import request as flask_request
 from sqlalchemy.orm import Session
-from werkzeug.exceptions import default_exceptions
+from werkzeug.exceptions import HTTPException, default_exceptions
 
 from tenure.core.database import Database
 from tenure.core.decorate import fill, fill_methods
@@ -76,6 +77,7 @@ def register(app: Flask, boundary: BlockingBoundary) -> None:
     known.append(database)
     app.wsgi_app = UnitMiddleware.around(app.wsgi_app, boundary)  # type: ignore[method-assign]
     settling = _Settling(app, boundary)
+    app.make_response = settling.make_response  # type: ignore[method-assign]
     app.full_dispatch_request = settling.full_dispatch_request  # type: ignore[method-assign]
     request_finished.connect(settling.finished, app)  # known weakly, and as long as the application knows it
     if len(known) == 1:
@@ -90,6 +92,11 @@ class _Settling:
         self.app: Any = app  # Flask 3.2 passes its context on: its methods take one argument more
         self.boundary = boundary
         self.answer = app.full_dispatch_request
+        self.make = app.make_response
+
+    def make_response(self, rv: Any) -> Response:
+        """Of an HTTPException Flask would make an answer whose body nobody knows to be whole."""
+        return self.make(rv.get_response(flask_request.environ) if isinstance(rv, HTTPException) else rv)
 
     def full_dispatch_request(self, *contexts: Any) -> Response:
         request = self.boundary.here()
@@ -150,3 +157,12 @@ class _Filling:
                     self.views[endpoint] = fill(_HERE, view)
             self.seen = now  # not before: the first requests come at once
         return self.answer(*contexts)
+
+
+def __getattr__(name: str) -> Any:
+    """``adopt``, which needs Flask-SQLAlchemy, is loaded when it is asked for."""
+    if name == "adopt":
+        from tenure.web.flask_sqlalchemy import adopt
+
+        return adopt
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

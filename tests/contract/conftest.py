@@ -63,4 +63,5 @@ def serve(host, make_face):
         def start(face, probes, threads=4, **boundary):
             return Site(stack.enter_context(host.serve(host.application(face, probes, **boundary), threads)))
 
+        start.host = host
         yield start

@@ -54,6 +54,8 @@ class Host:
 
     name: str
     faces: tuple[str, ...] = ("sync",)
+    closes_bodies = True
+    """Whether the framework closes a body whose client has left; else the garbage collector does, when the request is over."""
 
     def application(self, face: Face, probes: Mapping[str, Probe], **boundary: Any) -> Any:
         """An application that answers each path by its probe, with tenure's adapter in place."""

@@ -15,6 +15,7 @@ from tenure.web import aio
 from tenure.web.aio import LoopBoundary
 from tenure.web.asgi import UnitMiddleware
 
+from support.asgi import call, run
 from support.face import PATIENCE
 from support.models import Pledge, User
 
@@ -22,11 +23,6 @@ pytestmark = pytest.mark.dialects("sqlite", "postgresql")
 
 blocking = pytest.mark.faces("sync")
 alone = pytest.mark.drivers("sqlite", "aiosqlite")
-
-
-def run(face, coroutine):
-    """A test's loop, for a database of either kind."""
-    return face.run(coroutine) if face.is_async else asyncio.run(asyncio.wait_for(coroutine, 3 * PATIENCE))
 
 
 @pytest.fixture
@@ -61,22 +57,6 @@ async def write(face, name="ada"):
         await face.session.flush()
 
     await off_loop(face, work)
-
-
-async def call(app, scope=None, *, seen=None):
-    """One request, as a server makes it; the messages that leave."""
-    sent = []
-
-    async def receive():
-        return {"type": "http.request", "body": b"", "more_body": False}
-
-    async def send(message):
-        sent.append(message)
-        if seen is not None:
-            seen(message)
-
-    await app({"type": "http", "method": "GET", "path": "/", "headers": [], **(scope or {})}, receive, send)
-    return sent
 
 
 def start(status=200):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from typing import Any
@@ -12,12 +11,12 @@ from typing import Any
 from tenure import Database
 from tenure.core import events
 
-TROUBLES = (events.HookFailed, events.EndTroubled, events.GuardTripped, events.UnitLeaked, events.WorkLost)
+TROUBLES = (events.HookFailed, events.EndTroubled, events.GuardTripped, events.UnitLeaked, events.UnitDrained, events.WorkLost)
 LAST_LINE = "The account of the server: "
 
 
 class Probe:
-    """A reader of tenure's events. It also stands at the door of the pool, for SQLAlchemy tells nobody that somebody waits.
+    """A reader of tenure's events.
 
     Args:
         db: The database of the server.
@@ -33,11 +32,7 @@ class Probe:
         self._troubles: Counter[str] = Counter()
         self._returned: defaultdict[str, list[str]] = defaultdict(list)
         self._raised: Counter[str] = Counter()
-        self._waits = 0
-        self._longest = 0.0
         events.READERS.append(self)
-        self._take = db.engine.pool.connect
-        db.engine.pool.connect = self._connect  # type: ignore[method-assign]
 
     def wants(self, kind: type[events.Event]) -> bool:
         """All that concern the end of a unit, or something that should not be."""
@@ -59,18 +54,6 @@ class Probe:
             else:
                 self._raised[event.job_id] += 1
 
-    def _connect(self) -> Any:
-        status = self._db.status()
-        if status.capacity is None or status.in_use < status.capacity:
-            return self._take()
-        began = time.perf_counter()
-        try:
-            return self._take()
-        finally:
-            with self._lock:
-                self._waits += 1
-                self._longest = max(self._longest, time.perf_counter() - began)
-
     def last_line(self) -> str:
         """Everything, on one line. Ask for it when requests and jobs have ended and the database is still open."""
         with self._lock:
@@ -81,7 +64,5 @@ class Probe:
                 "troubles": self._troubles,
                 "returned": self._returned,
                 "raised": self._raised,
-                "waits": self._waits,
-                "longest_wait": self._longest,
             }
         return LAST_LINE + json.dumps(found)

@@ -66,7 +66,7 @@ def _promises(facts: Facts) -> Iterable[tuple[str, ...]]:
     yield "sum of all balances before", _n(facts.ground.total), f"after {_n(rows.total)}", crooked
     if facts.report is not None:
         status = facts.report["status"]
-        waits, longest = facts.report["waits"], facts.report["longest_wait"]
+        waits, longest = status["waited"], status["longest_wait"]
         of = f"of {status['capacity'] or 'any number'}"
         yield "most connections out", str(status["peak"]), of, f"out now {status['in_use']}"
         yield "waits for a connection", _n(waits), f"longest {_ms(longest)}" if waits else "", ""

@@ -2,7 +2,8 @@
 
     python -m examples.webpy.app sqlite:///market.db 8080
 
-and open http://127.0.0.1:8080/. Ctrl-C or SIGTERM closes it. `make demo` drives it with 24 clients and takes account.
+and open http://127.0.0.1:8080/. Ctrl-C or SIGTERM closes it, within ``MARKET_GRACE`` seconds, by default 8.
+`make demo` drives it with 24 clients and takes account.
 
 =============  ==========================================================================================================
 ``models.py``  accounts, payments, orders: declarative models, and what it means to pay
@@ -18,6 +19,7 @@ five connections only while it needs one, so that ten request threads, four job 
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -31,10 +33,12 @@ from apscheduler.schedulers.background import BackgroundScheduler
 
 from examples.webpy import jobs, models, shop
 from tenure import Database
+from tenure.core.drain import Drained
 from tenure.jobs.apscheduler import in_units
 from tenure.web.webpy import processor
 
 web.config.debug = False
+GRACE = float(os.environ.get("MARKET_GRACE", "8"))
 
 
 class Market:
@@ -55,8 +59,8 @@ class Market:
         for job in (jobs.solidarity, jobs.report, jobs.rates):
             self.scheduler.add_job(job, "interval", args=[db], seconds=0.2, id=job.__name__, max_instances=3)
 
-    def serve(self, port: int = 0) -> None:
-        """Serve until SIGTERM or Ctrl-C, on a free port if none is given."""
+    def serve(self, port: int = 0) -> Drained:
+        """Serve until SIGTERM or Ctrl-C, on a free port if none is given. Gives back what did not come to its end by itself."""
         asked_to_stop = threading.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: asked_to_stop.set())
@@ -69,6 +73,12 @@ class Market:
         threading.Thread(target=server.serve, name="web").start()
 
         asked_to_stop.wait()
+        ending = threading.Thread(target=self._end, args=(server,), daemon=True)  # a request that is stuck would keep it for ever
+        ending.start()
+        ending.join(GRACE / 2)
+        return self.db.drain(GRACE / 2)
+
+    def _end(self, server: Any) -> None:
         server.stop()  # requests under way are answered
         self.scheduler.shutdown()  # jobs under way end
         self.courier.finish()
@@ -77,7 +87,16 @@ class Market:
 def main(url: str = os.environ.get("MARKET_DATABASE", "sqlite:///market.db"), port: str = "0") -> None:
     market = Market(url)
     with closing(market.db):
-        market.serve(int(port))
+        drained = market.serve(int(port))
+    leave(drained)
+
+
+def leave(drained: Drained) -> None:
+    """Python would wait for threads that are stuck."""
+    if drained.stuck:
+        logging.shutdown()
+        sys.stdout.flush()
+        os._exit(0)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import web
 from apscheduler.events import EVENT_JOB_ERROR, EVENT_JOB_EXECUTED
 
 from examples.load.probe import Probe
-from examples.webpy.app import Market
+from examples.webpy.app import Market, leave
 
 
 def main() -> None:
@@ -17,8 +17,9 @@ def main() -> None:
     probe = Probe(market.db, act=lambda: web.ctx.get("env", {}).get("HTTP_X_ACT"))
     market.scheduler.add_listener(probe.job_ended, EVENT_JOB_EXECUTED | EVENT_JOB_ERROR)
     with closing(market.db):
-        market.serve()
-        print(probe.last_line())
+        drained = market.serve()
+        print(probe.last_line(), flush=True)
+    leave(drained)
 
 
 if __name__ == "__main__":

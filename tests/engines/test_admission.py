@@ -300,7 +300,9 @@ async def test_one_more_than_may_wait_is_refused_at_once(make_face):
     assert isinstance(error, sa.exc.TimeoutError)
     assert error.retry_after == 1
     assert order == ["holder", "waits"]
-    assert (face.db.status().refused, face.out()) == (1, 0)
+    status = face.db.status()
+    assert (status.refused, status.waited, face.out()) == (1, 1, 0)
+    assert 0 < status.longest_wait < 10
 
 
 @some

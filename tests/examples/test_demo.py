@@ -84,6 +84,7 @@ def test_nothing_is_lost_under_load(demo, database):
     assert "nothing was lost, mixed up or left out" in text
     assert all(act.name in text for act in ACTS)
     assert re.search(r"most connections out .* out now 0", text)
+    assert re.search(r"waits for a connection *│ *[1-9]\d* *│ longest [\d.]+ ms", text)
     assert "Traceback" not in text
 
 
@@ -217,9 +218,8 @@ def sound() -> Facts:
         outcomes[act.name] = {outcome: 2}
     rows.job_runs = {"earlier": "report", "j1": "report"}
     report = {
-        "status": {"name": "main", "capacity": 5, "in_use": 0, "idle": 5, "peak": 5},
+        "status": {"name": "main", "capacity": 5, "in_use": 0, "idle": 5, "peak": 5, "waited": 3, "longest_wait": 0.1},
         "holders": [], "outcomes": outcomes, "troubles": {}, "returned": {"report": ["j1"]}, "raised": {},
-        "waits": 3, "longest_wait": 0.1,
     }  # fmt: skip
     return Facts(book, Ground(2, 20), Rows(job_runs={"earlier": "report"}), rows, report)
 

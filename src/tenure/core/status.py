@@ -27,6 +27,8 @@ class Status(NamedTuple):
         leaked: How often a connection was taken back from an owner that was gone.
         discarded: How many connections were thrown away while they were out.
         in_doubt: How many units ended with an unknown outcome.
+        waited: How often one had to wait for a connection, whatever came of it.
+        longest_wait: The longest of these waits, in seconds.
         replicas: The same for each replica, as far as it has them; the other numbers are the primary's.
 
     """
@@ -44,6 +46,8 @@ class Status(NamedTuple):
     leaked: int
     discarded: int
     in_doubt: int
+    waited: int
+    longest_wait: float
     replicas: tuple[ReplicaStatus, ...] = ()
 
 
@@ -64,5 +68,7 @@ def status_of(name: str, gate: Gate, replicas: tuple[ReplicaStatus, ...]) -> Sta
         counts.leaked,
         counts.discarded,
         counts.in_doubt,
+        counts.waited,
+        counts.longest_wait,
         replicas,
     )

@@ -41,10 +41,18 @@ Around: TypeAlias = Callable[[], Iterable[Holder]]
 class Counts:
     """How often what has happened at a gate since it was built."""
 
-    __slots__ = ("acquired", "cancelled", "discarded", "in_doubt", "leaked", "refused", "timed_out")
+    __slots__ = ("acquired", "cancelled", "discarded", "in_doubt", "leaked", "longest_wait", "refused", "timed_out", "waited")
 
     def __init__(self) -> None:
-        self.acquired = self.timed_out = self.cancelled = self.refused = self.leaked = self.discarded = self.in_doubt = 0
+        self.acquired = self.timed_out = self.cancelled = self.refused = self.leaked = self.discarded = self.in_doubt = (
+            self.waited
+        ) = 0
+        self.longest_wait = 0.0  # seconds
+
+    def wait(self, seconds: float) -> None:
+        """Somebody has stood in line, whatever came of it."""
+        self.waited += 1
+        self.longest_wait = max(self.longest_wait, seconds)
 
 
 class Gate:
@@ -137,20 +145,23 @@ class Gate:
         lease.behind = (*(one for one in _TAKEN.get() if one.lease.place), *(one for find in self.around for one in find()))
         if holder is not None:
             verdict.refuse_deadlock(self, lease, holder)
-        limit = self._limit(holder)
+        limit, began = self._limit(holder), time.monotonic()
         try:
             got = self._wait(self.queue, lease, limit, self._look)
         except BaseException:
             self.counts.cancelled += 1
+            self.counts.wait(time.monotonic() - began)
             raise
         if isinstance(got, Lease):
             self._discharge(got)
-        elif got.state is State.SHED:
+            return
+        self.counts.wait(time.monotonic() - began)
+        if got.state is State.SHED:
             self.counts.refused += 1
             raise verdict.overloaded(self, "target")
-        elif got.state is State.DISMISSED:
+        if got.state is State.DISMISSED:
             raise verdict.dismissed(self, holder)
-        elif got.state is not State.SERVED:
+        if got.state is not State.SERVED:
             self.sweep()
             if not self.queue.enter(lease):
                 self.counts.timed_out += 1

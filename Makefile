@@ -75,7 +75,7 @@ test-versions: ## the core tests on each newer Python that this machine has
 	if [ -n "$$missing" ]; then echo "!! NOT TESTED, because this machine does not have it: Python$$missing"; fi
 
 .PHONY: upstream
-upstream: $(DEV) ## SQLAlchemy's own ORM tests, run on tenure's sessions (UPSTREAM=sqlite: that part)
+upstream: $(DEV) ## SQLAlchemy's own ORM tests on tenure's sessions, and Flask-SQLAlchemy's (UPSTREAM=sqlite: that part)
 	@exec env UPSTREAM='$(UPSTREAM)' $(BIN)/python tests/upstream/run.py
 
 ##@ Measure

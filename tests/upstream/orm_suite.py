@@ -44,22 +44,26 @@ class Result:
 
 def source() -> Path:
     """The folder of the unpacked source distribution of the installed SQLAlchemy."""
-    version = sqlalchemy.__version__
-    home = CACHE / f"sqlalchemy-{version}"
-    if not (home / "test" / "orm").is_dir():
-        print(f"== downloading the source of SQLAlchemy {version} into {CACHE} (once)", flush=True)
+    return unpacked("sqlalchemy", sqlalchemy.__version__)
+
+
+def unpacked(package: str, version: str) -> Path:
+    """The folder of the unpacked source distribution of *package*, downloaded once."""
+    home = CACHE / f"{package}-{version}"
+    if not home.is_dir():
+        print(f"== downloading the source of {package} {version} into {CACHE} (once)", flush=True)
         CACHE.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
-        # pip asks the package for its metadata, which else compiles its extensions
+        # pip asks the package for its metadata, which else compiles SQLAlchemy's extensions
         environment = {**os.environ, "DISABLE_SQLALCHEMY_CEXT": "1"}
         with tempfile.TemporaryDirectory(dir=CACHE) as folder:
-            command += ["--no-binary", "sqlalchemy", "--dest", folder, f"sqlalchemy=={version}"]
+            command += ["--no-binary", package, "--dest", folder, f"{package}=={version}"]
             subprocess.run(command, env=environment, check=True)
             (archive,) = Path(folder).glob("*.tar.gz")
             with tarfile.open(archive) as tar:
                 tar.extractall(folder, filter="data")
-            (unpacked,) = (path for path in Path(folder).iterdir() if path.is_dir())
-            unpacked.rename(home)
+            (found,) = (path for path in Path(folder).iterdir() if path.is_dir())
+            found.rename(home)
     return home
 
 
@@ -86,10 +90,11 @@ def run(url: str, *arguments: str, workers: int = 0) -> Result:
         status = subprocess.run(command, cwd=source(), env=environment, check=False).returncode
         if status not in (0, 1):  # neither passed nor failed: it did not come to an end
             raise SystemExit(f"pytest ended with status {status}")
-        return _read(Path(folder))
+        return read(Path(folder))
 
 
-def _read(folder: Path) -> Result:
+def read(folder: Path) -> Result:
+    """What the plugin has written into *folder*."""
     outcomes = json.loads((folder / "outcomes.json").read_text())
     counts = [json.loads(path.read_text()) for path in folder.glob("*.count")]
     failed = {name(test): trace for test, trace in outcomes["failed"].items()}

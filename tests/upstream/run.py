@@ -1,4 +1,5 @@
-"""``make upstream``: SQLAlchemy's own ORM tests on tenure's sessions, with SQLite, psycopg and asyncpg.
+"""``make upstream``: SQLAlchemy's own ORM tests on tenure's sessions, with SQLite, psycopg and asyncpg; and Flask-SQLAlchemy's own
+tests with every application adopted, of which those count that pass without.
 
 A test that fails must be listed in exceptions.toml with its reason, and one that is listed must fail: else this run fails.
 ``UPSTREAM`` restricts it, as ``UPSTREAM=sqlite`` or ``UPSTREAM=psycopg,asyncpg``.
@@ -19,14 +20,15 @@ import sqlalchemy as sa
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
-from upstream import orm_suite  # noqa: E402
+from upstream import fsa_suite, orm_suite  # noqa: E402
 from upstream.orm_suite import Result  # noqa: E402
 
 from support import servers  # noqa: E402
 
 TEMPLATE = "upstream_template"
 """The database that those of the workers are copies of. Nobody may be connected to it."""
-PARTS = {"sqlite": "sqlite", "psycopg": "postgresql+psycopg", "asyncpg": "postgresql+asyncpg"}
+FLASK = "flask-sqlalchemy"
+PARTS = {"sqlite": "sqlite", "psycopg": "postgresql+psycopg", "asyncpg": "postgresql+asyncpg", FLASK: "sqlite"}
 MOST_LEFT = 200
 """More sessions than this left to SQLAlchemy, and the run says too little about tenure."""
 
@@ -118,8 +120,13 @@ def main() -> int:
     good = True
     try:
         for part in chosen:
-            print(f"== {part}: the ORM tests of SQLAlchemy {sa.__version__}", flush=True)
             began = time.monotonic()
+            if part == FLASK:
+                listed = exceptions(part)
+                result = fsa_suite.run(listed, *sys.argv[1:])
+                good &= report(part, result, compare(result, listed), time.monotonic() - began)
+                continue
+            print(f"== {part}: the ORM tests of SQLAlchemy {sa.__version__}", flush=True)
             with database(part) as url:
                 result = orm_suite.run(url, *sys.argv[1:], f"--postgresql-templatedb={TEMPLATE}", workers=workers)
             good &= report(part, result, compare(result, exceptions(part)), time.monotonic() - began)

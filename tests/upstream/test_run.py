@@ -30,7 +30,7 @@ def test_the_list_must_be_exact(result, listed, verdict, good, capsys):
     assert run.report("sqlite", result, verdict, 1.0) is good
 
 
-@pytest.mark.parametrize(("part", "most"), [("sqlite", 5), ("psycopg", 10), ("asyncpg", 10)])
+@pytest.mark.parametrize(("part", "most"), [("sqlite", 5), ("psycopg", 10), ("asyncpg", 10), ("flask-sqlalchemy", 15)])
 def test_the_exceptions_are_few_and_reasoned(part, most):
     """Each exception has a reason, and there are few."""
     listed = run.exceptions(part)

@@ -61,7 +61,7 @@ def serve(host, make_face):
     with contextlib.ExitStack() as stack:
 
         def start(face, probes, threads=4, **boundary):
+            start.closes_bodies = ("async" if face.is_async else "sync") in host.closes_bodies
             return Site(stack.enter_context(host.serve(host.application(face, probes, **boundary), threads)))
 
-        start.host = host
         yield start

@@ -54,8 +54,8 @@ class Host:
 
     name: str
     faces: tuple[str, ...] = ("sync",)
-    closes_bodies = True
-    """Whether the framework closes a body whose client has left; else the garbage collector does, when the request is over."""
+    closes_bodies: tuple[str, ...] = ("sync", "async")
+    """The faces whose body the framework closes when its client has left; else the garbage collector does, some time later."""
 
     def application(self, face: Face, probes: Mapping[str, Probe], **boundary: Any) -> Any:
         """An application that answers each path by its probe, with tenure's adapter in place."""

@@ -487,7 +487,7 @@ def test_a_client_that_leaves_ends_the_unit(face, serve, stored, told, gate):
                 await face.session.scalar(select(User.name))
                 yield "more\n" * 1000
         finally:
-            if serve.host.closes_bodies:
+            if serve.closes_bodies:
                 seen.append(await face.session.scalar(select(User.name)))
 
     async def probe():
@@ -501,7 +501,7 @@ def test_a_client_that_leaves_ends_the_unit(face, serve, stored, told, gate):
     gate.open()
 
     assert [outcome for _, outcome, _ in told.closed(1)] == ["committed"]
-    assert (seen, stored(), face.out()) == (["ada"] * serve.host.closes_bodies, ["ada"], 0)
+    assert (seen, stored(), face.out()) == (["ada"] * serve.closes_bodies, ["ada"], 0)
 
 
 def test_a_body_that_raises_ends_the_unit(face, serve, stored, told):

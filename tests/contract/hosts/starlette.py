@@ -21,7 +21,7 @@ METHODS = ["GET", "POST"]
 class OnStarlette(Host):
     name = "starlette"
     faces = ("sync", "async")
-    closes_bodies = False
+    closes_bodies = ()
 
     def application(self, face, probes, **boundary):
         app = self.routed({path: _endpoint(face, probe) for path, probe in probes.items()}, lifespan=_closing(face))

@@ -1,0 +1,105 @@
+"""Quart: ``Tenure(app, db)``."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from quart import Quart, Response
+from werkzeug.exceptions import default_exceptions
+
+from tenure.core.base import BaseDatabase
+from tenure.exceptions import BadOption
+from tenure.web.aio import LoopRequest
+from tenure.web.asgi import UnitMiddleware
+from tenure.web.boundary import Commit, CommitIf, refusal
+
+
+class Tenure:
+    """Gives each request of a Quart application its unit.
+
+    Args:
+        app: The application; or call ``init_app`` later.
+        database: Whose units its requests are: an ``AsyncDatabase``, or a ``Database`` for ``def`` views.
+        commit_if: Replaces the rule that a status below 400 commits.
+        commit: ``"auto"``, or ``"explicit"`` for code that calls ``commit()`` itself.
+        position_cookie: Name of a cookie by which a client that has written sees its write on a replica. Default: none.
+        close: Close the database when the server ends the application's lifespan. Default False: whoever made it closes it.
+
+    Raises:
+        BadOption: An argument has a wrong type or value, or the application is registered already.
+
+    """
+
+    def __init__(
+        self,
+        app: Quart | None = None,
+        database: BaseDatabase[Any] | None = None,
+        *,
+        commit_if: CommitIf | None = None,
+        commit: Commit = "auto",
+        position_cookie: str | None = None,
+        close: bool = False,
+    ) -> None:
+        self._database = database
+        self._rule: dict[str, Any] = {
+            "commit_if": commit_if,
+            "commit": commit,
+            "position_cookie": position_cookie,
+            "close": close,
+        }
+        if app is not None:
+            self.init_app(app)
+
+    def init_app(self, app: Quart, database: BaseDatabase[Any] | None = None) -> None:
+        """Register *app*, with *database* where the constructor got none.
+
+        Raises:
+            BadOption: As the constructor.
+
+        """
+        if not isinstance(cast("object", app), Quart):
+            raise BadOption(f"{type(app).__name__} is not a Quart application. Give Tenure(app, db) the Quart().")
+        database = database or self._database
+        if database is None:
+            raise BadOption("Tenure has no database. Write Tenure(app, db), or init_app(app, db).")
+        host: Any = app  # Quart's own types of ASGI are narrower
+        middleware = UnitMiddleware(host.asgi_app, database, **self._rule)
+        known: list[Any] = app.extensions.setdefault("tenure", [])
+        if database in known:
+            raise BadOption(f"{app.name!r} is registered with {database.name!r} already. Leave one of them out.")
+        known.append(database)
+        host.asgi_app = middleware
+        host.full_dispatch_request = _Settling(app, middleware).full_dispatch_request
+
+
+class _Settling:
+    """Commits as soon as there is an answer, and gives what COMMIT raises to the error handlers, as if the view had raised it."""
+
+    def __init__(self, app: Quart, middleware: UnitMiddleware) -> None:
+        self.app: Any = app
+        self.boundary = middleware.boundary
+        self.answer = app.full_dispatch_request
+
+    async def full_dispatch_request(self, *contexts: Any) -> Any:
+        request = self.boundary.here()
+        if not isinstance(request, LoopRequest):
+            return await self.answer(*contexts)
+        try:
+            response = await self.answer(*contexts)
+            try:
+                await request.settle(response.status_code)
+            except Exception as error:
+                return await self._handled(error)
+        except Exception as error:
+            if not self.boundary.explicit:  # else the handler of a 500 may have something to commit
+                await request.settle(500, error)
+            refused = refusal(error)
+            if refused is None:
+                raise
+            response = await self._handled(default_exceptions[int(refused.status.split()[0])]())
+            response.headers.update(refused.headers)
+        return response
+
+    async def _handled(self, error: Exception) -> Response:
+        """What the application's error handlers answer for *error*; raises it where there is none."""
+        return await self.app.finalize_request(await self.app.handle_user_exception(error))  # type: ignore[no-any-return]

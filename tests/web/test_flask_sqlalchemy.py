@@ -12,7 +12,7 @@ from flask_sqlalchemy.record_queries import get_recorded_queries
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
-from tenure.core.events import WorkLost
+from tenure.core.events import UnitLeaked, WorkLost
 from tenure.core.session import UnitSession
 from tenure.exceptions import BadOption
 from tenure.web.flask import adopt
@@ -303,7 +303,7 @@ def test_a_raising_teardown_lets_nothing_through(make_shop, told, caplog):
     shop = make_shop().adopt()
     with caplog.at_level(logging.CRITICAL, "tenure"):
         assert _bleed(shop) == 0
-    assert (len(told.closed(50)), shop.database.status().in_use) == (50, 0)
+    assert (len(told.closed(50)), told.of(UnitLeaked), shop.database.status().in_use) == (50, [], 0)
     assert shop.database.current_place.here() is None
 
 
@@ -327,6 +327,7 @@ def test_an_application_context_has_a_unit(shop, told):
         db.session.add(Thing(name="lost"))
 
     assert shop.stored() == ["kept"]
+    assert told.of(UnitLeaked) == []
     (warning,) = told.of(WorkLost)
     assert re.search(rf"'application context' \({HERE}\) was left, but 1 object not written yet is lost", warning.message)
     with pytest.raises(RuntimeError, match="application context"):

@@ -191,7 +191,7 @@ class _Contexts:
         place = g.get(_PLACE)
         if not isinstance(place, Request) or place.over or place.settled is not None:
             return False
-        return place.unit is not None and not (isinstance(place, BlockingScope) and place.ending)
+        return place.unit is not None and not (isinstance(place, BlockingScope) and place.torn_down)
 
     def _place(self) -> Request:
         known = g.get(_PLACE)
@@ -228,7 +228,7 @@ class _Contexts:
         if not isinstance(scope, BlockingScope) or scope.over:
             self.tear_down(*args)
             return
-        scope.ending = True
+        scope.torn_down = True
         try:
             self.tear_down(*args)
         finally:  # whatever somebody's callback raises

@@ -21,10 +21,10 @@ class BlockingScope(BlockingRequest):
 
     """
 
-    __slots__ = ("ending",)
+    __slots__ = ("torn_down",)
 
     def __init__(self, boundary: Boundary, name: str) -> None:
-        self.ending = False  # the host is about to end it
+        self.torn_down = False  # the host is about to end it
         super().__init__(boundary, name)
 
     def _open(self, site: Site | None) -> None:

@@ -234,6 +234,15 @@ def test_bad_options(face, options):
         UnitMiddleware(None, "sqlite://")
 
 
+@alone
+def test_a_closed_database(make_face):
+    """R51: a database that was closed is refused when the middleware is made."""
+    face = make_face()
+    run(face, face.close())
+    with pytest.raises(BadOption, match="'main' is closed"):
+        UnitMiddleware(None, face.db)
+
+
 # ------------------------------------------------------------------------------------ threads, R18
 
 

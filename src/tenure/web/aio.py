@@ -16,6 +16,7 @@ from tenure.core.plan import Outcome, adrive
 from tenure.core.shield import finish
 from tenure.core.unit import BaseUnit
 from tenure.engines.waiting import BESIDE
+from tenure.exceptions import BadOption
 from tenure.web.boundary import Boundary, Commit, CommitIf, Request, Work
 
 # How many requests that hold no connection yet may be settled in threads at once: each may have to wait for one there. Those that
@@ -37,6 +38,8 @@ class LoopBoundary(Boundary):
         position_cookie: str | None = None,
     ) -> None:
         super().__init__(database, commit_if=commit_if, commit=commit, position_cookie=position_cookie)
+        if database.supply.closed:
+            raise BadOption(f"{database.name!r} is closed. Give the requests one that is open.")
         self.threads = None if database.is_async else Threads()
 
     def begin(self, name: str, cookies: str | None = None) -> LoopRequest:

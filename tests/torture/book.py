@@ -7,7 +7,7 @@ the last word: it must be as the ends say, and whole, whatever was told.
 import threading
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -58,13 +58,17 @@ class Entry:
 class Book:
     """All entries of a round, and everything that was found to be wrong."""
 
-    def __init__(self, told: Callable[[str, str], None] = lambda _what, _key: None) -> None:
+    def __init__(self) -> None:
         self.entries: dict[str, Entry] = {}
         self.wrong: list[str] = []
         self.counts: Counter[str] = Counter()
         self.errors: Counter[str] = Counter()
-        self._told = told
+        self._told: Callable[[str, str], object] = lambda _what, _key: None
         self._lock = threading.Lock()
+
+    def tell(self, told: Callable[[str, str], object]) -> None:
+        """Call *told* with ``tried`` or an end, and the key, as soon as that is known."""
+        self._told = told
 
     def open(self, key: str, kind: str) -> Entry:
         """A transfer is about to be tried."""
@@ -121,9 +125,9 @@ class Book:
         elif error is not None and end == "stored" and not any("stands" in note for note in getattr(error, "__notes__", ())):
             self.find(f"{entry.key} ({entry.kind}): it is stored, and the caller saw\n{_shown(error)}")
 
-    def settle(self, rows: "Rows", *, tried: Iterable[str] = ()) -> None:
-        """Hold all that is known against what is stored. *tried* are keys that another process has told of."""
-        for key in rows.keys - self.entries.keys() - set(tried):
+    def settle(self, rows: "Rows") -> None:
+        """Hold all that is known against what is stored."""
+        for key in rows.keys - self.entries.keys():
             self.find(f"{key}: stored, and never tried")
         for key, entry in self.entries.items():
             end, stored = entry.end(), key in rows.keys

@@ -26,6 +26,10 @@ DB ?=
 UPSTREAM ?=
 # For `make bench`: which rows, e.g. ONLY="postgresql far"; empty: all. QUICK=1 or ROUNDS=5 make it shorter.
 ONLY ?=
+# For `make soak`: how long, which dice (empty: new ones), and on which drivers.
+MINUTES ?= 30
+SEED ?=
+DRIVERS ?= psycopg,asyncpg
 # More arguments for pytest, e.g. ARGS="-k nested --drivers sqlite,asyncpg".
 ARGS ?=
 
@@ -77,6 +81,10 @@ test-versions: ## the core tests on each newer Python that this machine has
 .PHONY: upstream
 upstream: $(DEV) ## SQLAlchemy's own ORM tests on tenure's sessions, and Flask-SQLAlchemy's (UPSTREAM=sqlite: that part)
 	@exec env UPSTREAM='$(UPSTREAM)' $(BIN)/python tests/upstream/run.py
+
+.PHONY: soak
+soak: $(DEV) ## the torture test for long, with progress (MINUTES=30 SEED=7 DRIVERS=psycopg,asyncpg); Ctrl-C ends
+	@exec $(BIN)/python -m tests.torture --minutes '$(MINUTES)' --drivers '$(DRIVERS)' $(if $(SEED),--seed '$(SEED)')
 
 ##@ Measure
 

@@ -61,5 +61,6 @@ class Cluster:
             stderr=subprocess.DEVNULL,
             stdin=subprocess.DEVNULL,
             cwd="/",
+            start_new_session=True,  # Ctrl-C is for the test
             timeout=60,
         )

@@ -191,9 +191,11 @@ class UnitSession(TransactionSession):
         why = why or f"its {workers.describe(self._owner)} has ended"
         try:
             self.close()
-        except BaseException:  # interrupted, or the connection is broken: nobody will come back for it
+        except BaseException as error:  # interrupted, or the connection is broken: nobody will come back for it
             self.let_go()
-            raise
+            if not isinstance(error, Exception):
+                raise
+            events.tell(events.EndTroubled(unit.database.name, unit.name, unit.site, Outcome.ROLLED_BACK, error))
         finally:
             unit.close(Outcome.ROLLED_BACK, None, None)
             unit.database.warn_leak(events.UnitLeaked(unit.database.name, unit.name, unit.site, why))

@@ -227,12 +227,11 @@ class Gate:
             holder = lease.holder()
             if holder is None:
                 self.counts.leaked += 1
-                with suppress(Exception):  # as below
+                with suppress(Exception):  # the connection is broken and discarded; whoever waits has no part in it
                     self._recover(lease)
             elif holder.owner_is_gone():
                 self.counts.leaked += not isinstance(holder, Stranger)
-                with suppress(Exception):  # the connection is broken and discarded; whoever waits has no part in it
-                    holder.reclaim()
+                holder.reclaim()
 
     def _recover(self, lease: Lease) -> None:
         """Give back the connection of a holder that no longer exists."""

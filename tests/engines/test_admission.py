@@ -663,7 +663,7 @@ async def test_a_task_cancelled_after_it_was_served_and_before_it_runs(make_face
 @pytest.mark.drivers("psycopg", "asyncpg", "pymysql")  # on SQLite the two would wait for the file
 async def test_a_pool_that_is_disposed_of_while_units_wait(make_face):
     """R36: who waits is served from the new pool at once; who still holds a connection of the old one ends as ever."""
-    face, order = make_face(pool_size=1, max_overflow=0, admission=Admission(max_wait=5)), []
+    face, order = make_face(pool_size=1, max_overflow=0, admission=Admission(max_wait=60)), []
     entered, may_end = face.event(), face.event()
 
     async def holds():

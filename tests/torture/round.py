@@ -132,7 +132,7 @@ class Round:
         ]
         dice = random.Random(f"{self.seed}/cancellations")
         while self.goes_on():
-            await asyncio.sleep(dice.choice((0, 0.005, 0.02, 0.05)))
+            await asyncio.sleep(dice.choice((0, 0.02, 0.1, 0.3)))
             if running:
                 dice.choice(sorted(running, key=asyncio.Task.get_name)).cancel()
                 self.cancelled += 1

@@ -12,6 +12,7 @@ from tenure import Admission
 from tenure.core.events import HookFailed, WorkLost
 from tenure.exceptions import NoUnit, Overloaded, ReadOnlyUnit, UnitEnded
 
+from support.face import settle
 from support.http import at_once
 from support.models import Order, Pledge, User
 
@@ -173,6 +174,15 @@ def test_an_application_that_catches_overloaded_decides_itself(full):
     response = site.get("/ask")
 
     assert (response.status, "retry-after" in response.headers) == (429, False)
+
+
+def test_a_drained_database_is_a_503(face, serve):
+    """R31: a request that comes while its process is at its end is sent elsewhere."""
+    site = serve(face, {"/ask": _asking(face)})
+    face.run(settle(face.db.drain(0.0)))
+    response = site.get("/ask")
+
+    assert (response.status, response.headers.get("retry-after")) == (503, "1")
 
 
 def test_an_exhausted_pool_is_a_500(full):

@@ -11,6 +11,7 @@ from sqlalchemy.exc import DBAPIError
 
 from tenure import Database
 from tenure.core import events
+from tenure.core.options import UnitOptions
 from tenure.core.plan import Outcome
 from tenure.exceptions import BadOption, DatabaseClosed, DatabaseDraining, UnitEnded
 
@@ -238,6 +239,17 @@ async def test_a_unit_without_a_connection_ends_as_well(face):
     assert stored(face) == []
 
 
+async def test_a_unit_that_has_not_asked_for_its_session(face):
+    """R31: what a host has opened, and nobody has used yet, is ended too; it cannot begin to work afterwards."""
+    unit = await settle(face.db.enter(UnitOptions(), None, name="GET /"))
+    drained = await drain(face, 0.0)
+    with pytest.raises(UnitEnded):
+        unit.session  # noqa: B018
+    with pytest.raises(UnitEnded):
+        await settle(face.db.leave(unit, None, None))
+    assert [one.unit for one in drained.stuck] == ["GET /"]
+
+
 async def test_hooks_belong_to_the_work(face):
     """R31: what is to be done after a commit is done, in units of its own, before the drain is over."""
     ready = face.barrier(2)
@@ -361,6 +373,7 @@ def test_ten_thousand_leave_nothing(tmp_path):
             block = db.unit()
             block.__enter__()
             block._open.clear()
+            db.enter(UnitOptions(), None)
     gc.collect()
     assert len(db.units._units) == 0
     db.close()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, overload
 from sqlalchemy.engine import URL, Engine
 from sqlalchemy.util import await_only, greenlet_spawn
 
-from tenure import callsite, workers
+from tenure import callsite
 from tenure.callsite import Site
 from tenure.checks import check_seconds
 from tenure.core import options as opts
@@ -219,10 +219,6 @@ class AsyncDatabase(BaseDatabase[AsyncSession]):
             self._anchor.close()
 
     # -- the shell ------------------------------------------------------------------------------------
-
-    def worker(self) -> Any:
-        """The task that runs here, weakly."""
-        return workers.here()
 
     def new_session(self, unit: BaseUnit[AsyncSession]) -> tuple[AsyncSession, UnitSession]:
         """A session for *unit*."""

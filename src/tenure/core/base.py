@@ -188,7 +188,7 @@ class BaseDatabase(Replicated, Generic[S]):
             if outer is None and self.units.draining:
                 self.check_not_draining(options.name or name or "a unit", site)
             unit = self.unit_class(self, options, site, outer, name=name)
-            self.units.enter(unit, self.worker())
+            self.units.enter(unit)
             if options.timeout is not None:
                 unit.deadline = deadline or Deadline(options.timeout)
         else:
@@ -311,7 +311,8 @@ class BaseDatabase(Replicated, Generic[S]):
             unit.token = None
         self.remember(unit, verdict.outcome)
         hooks = unit.take_hooks(verdict.outcome) if unit.owns else []
-        unit.lingers = bool(hooks)
+        if hooks:
+            unit.lingers = True
         if verdict.outcome is Outcome.UNKNOWN and unit.owns:
             self.supply.gate.counts.in_doubt += 1
         if unit.savepoint is not None and verdict.outcome is not Outcome.ROLLED_BACK and verdict.error is not None:
@@ -353,10 +354,6 @@ class BaseDatabase(Replicated, Generic[S]):
 
     def new_session(self, unit: BaseUnit[S]) -> tuple[S, UnitSession]:
         """A session for *unit*: as the user sees it, and as the synchronous object behind it."""
-        raise NotImplementedError  # pragma: no cover
-
-    def worker(self) -> Any:
-        """Who works here: the thread, or the task weakly."""
         raise NotImplementedError  # pragma: no cover
 
     def run_hooks_here(self, unit: BaseUnit[S], hooks: list[Hook]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, overload
@@ -259,10 +258,6 @@ class Database(BaseDatabase[Session]):
             self._anchor.close()
 
     # -- the shell ------------------------------------------------------------------------------------
-
-    def worker(self) -> threading.Thread:
-        """The thread that runs here."""
-        return threading.current_thread()
 
     def new_session(self, unit: BaseUnit[Session]) -> tuple[Session, UnitSession]:
         """A session for *unit*."""

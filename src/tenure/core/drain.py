@@ -5,6 +5,7 @@ Synchronous code for both faces: for asyncio it runs in SQLAlchemy's greenlet, w
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -71,7 +72,7 @@ def drain(database: BaseDatabase[Any], timeout: float, pause: Callable[[float], 
         pause(_LOOK)
     units.over = True
     stuck = units.now()
-    found = {unit: _describe(unit, worker) for unit, worker in stuck.items()}
+    found = {unit: _describe(unit, thread) for unit, thread in stuck.items()}
     if stuck:
         _end(list(stuck), pause)
     told = tuple(one._replace(outcome=unit.outcome) for unit, one in found.items())
@@ -91,9 +92,10 @@ def _around(database: BaseDatabase[Any]) -> list[BaseUnit[Any]]:
     return found
 
 
-def _describe(unit: BaseUnit[Any], worker: Any) -> DrainedUnit:
-    if unit.door is not None:
-        worker = unit.door.worker() or worker
+def _describe(unit: BaseUnit[Any], thread: int) -> DrainedUnit:
+    worker: Any = next((one for one in threading.enumerate() if one.ident == thread), None)
+    if unit.door is not None:  # which knows of tasks, and of threads to which it was handed on
+        worker = unit.door.worker()
     line = words(callsite.of_worker(workers.alive(worker)))
     return DrainedUnit(
         unit.name, words(unit.site), workers.describe(worker), line, round(time.monotonic() - unit.opened, 3), None

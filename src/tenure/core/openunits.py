@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import weakref
 from typing import TYPE_CHECKING, Any
 
@@ -23,19 +24,19 @@ class OpenUnits:
     __slots__ = ("_units", "draining", "over")
 
     def __init__(self) -> None:
-        self._units: dict[int, tuple[weakref.ref[BaseUnit[Any]], Any]] = {}
+        self._units: dict[int, tuple[weakref.ref[BaseUnit[Any]], int]] = {}
         self.draining = False
         self.over = False
 
-    def enter(self, unit: BaseUnit[Any], worker: Any) -> None:
-        """*unit* has begun, in *worker*."""
-        self._units[id(unit)] = weakref.ref(unit), worker
+    def enter(self, unit: BaseUnit[Any]) -> None:
+        """*unit* has begun, in this thread."""
+        self._units[id(unit)] = weakref.ref(unit), threading.get_ident()
 
     def leave(self, unit: BaseUnit[Any]) -> None:
         """*unit* is over."""
         self._units.pop(id(unit), None)
 
-    def now(self) -> dict[BaseUnit[Any], Any]:
-        """The units that are open, the oldest first, each with the thread or task in which it began."""
-        found = [(unit, worker) for known, worker in list(self._units.values()) if (unit := known()) is not None]
+    def now(self) -> dict[BaseUnit[Any], int]:
+        """The units that are open, the oldest first, each with the number of the thread in which it began."""
+        found = [(unit, thread) for known, thread in list(self._units.values()) if (unit := known()) is not None]
         return dict(sorted(found, key=lambda one: one[0].opened))

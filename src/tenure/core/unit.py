@@ -79,7 +79,7 @@ class BaseUnit(Generic[S]):
 
     def __del__(self) -> None:
         """The last net: nobody can end this unit any more."""
-        if self._door is None:
+        if not self.ended and self._door is None:
             self.database.units.leave(self)
         if self.ended or self._door is None or sys.is_finalizing():
             return

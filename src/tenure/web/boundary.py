@@ -186,7 +186,7 @@ class Request:
                 database = self.boundary.database
                 database.check_not_draining(self.name, site)
                 unit = database.unit_class(database, _OPTIONS, site, name=self.name)
-                database.units.enter(unit, database.worker())
+                database.units.enter(unit)
                 if self.answer is not None:
                     self._settle_late(unit, *self.answer)
                 unit.worker = self.worker

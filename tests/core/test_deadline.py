@@ -100,7 +100,6 @@ async def test_one_deadline_for_the_wait_and_the_statement(small, told):
 async def test_no_connection_in_time(small):
     """R10: waiting for a connection is bounded by what is left, and the error says how long that was."""
     face = small(pool_timeout=20, guards={"second-connection": "off"})
-    await connected(face)  # and so its default isolation is known: that question has no holder
     async with face.unit() as session:
         session.add(User(name="holder"))
         await session.flush()

@@ -128,7 +128,7 @@ KEPT = ("commits", "is_retried")
 async def test_a_reader_that_raises_disturbs_nothing(make_face, where, caplog):
     """R51: with a reader that raises, 100 units in every way of ending have one end event each, right, and notice nothing."""
     caplog.set_level(logging.CRITICAL, "tenure")
-    units = Units(make_face(pool_size=1, max_overflow=0, pool_timeout=0.05))
+    units = Units(make_face(pool_size=1, max_overflow=0, pool_timeout=0.05, guards={"second-connection": "off"}))
     wanted = {}
     with reading(Raises(where)) as broken, reading(Told()) as told:
         for number in range(100):

@@ -32,7 +32,9 @@ class InterruptAt:
     def __call__(self, frame, kind, argument):
         code = frame.f_code
         # SQLAlchemy's pool loses count when a listener of "checkin" raises, as it does at its own lines around that call.
-        return self._within if code.co_filename.startswith(SOURCES) and code.co_name != "switch_back" else None
+        if not code.co_filename.startswith(SOURCES) or _is_within(frame, ("switch_back", "_came_back")):
+            return None
+        return self._within
 
     def _within(self, frame, kind, argument):
         if kind == "line":
@@ -40,6 +42,14 @@ class InterruptAt:
             if self.lines == self.line:
                 raise Interruption
         return self._within
+
+
+def _is_within(frame, names):
+    while frame is not None:
+        if frame.f_code.co_name in names:
+            return True
+        frame = frame.f_back
+    return False
 
 
 def scenario(db):

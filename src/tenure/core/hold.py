@@ -152,7 +152,7 @@ class HoldingSession(LateSession):
         asked = self._unit.options.isolation or self._unit.database.isolation
         if asked is None and self._supply.profile.isolation is not None:
             return "READ COMMITTED"
-        return asked or self._supply.known_isolation() or self._wait(self._supply.default_isolation)
+        return asked or self._supply.known_isolation() or self._wait(self._supply.default_isolation, self._holder())
 
     def _resumed(self) -> Lease | None:
         """The connection of the last read for the next one, if nobody has taken it since and it still lives. One is parked only
@@ -225,6 +225,8 @@ class HoldingSession(LateSession):
     def _outermost_returned(self, error: BaseException | None) -> None:
         """Give back the connection of a plain read, now that its rows are in memory."""
         self._streams = False
+        if error is not None:
+            self._supply.explain_lock(error, self._holder())
         if self._unproved is not None and error is None:
             self._unproved.answered(self._supply)
             self._unproved = None

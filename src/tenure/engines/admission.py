@@ -142,8 +142,7 @@ class Queue:
         return lease.place is not None and lease.place is not self._places
 
     def _seat(self, lease: Lease) -> None:
-        lease.place = self._places
-        self.used += 1
+        lease.place, self.used = self._places, self.used + 1  # at once, for an interruption may come between two lines
         self._note_peak()
 
     # -- the line ---------------------------------------------------------------------------------------
@@ -162,10 +161,9 @@ class Queue:
             self._serve()
             return None
 
-    def is_full(self) -> bool:
-        """Whether one more would be too many in line."""
-        limit = self.admission.max_waiting
-        return limit is not None and self.waiting >= limit and not self._spare
+    def has_room(self) -> bool:
+        """Whether a place, or a spare lease, can be had at once."""
+        return self.capacity is None or self.used < self.capacity or bool(self._spare)
 
     def abandon(self, turn: Turn) -> None:
         """Step out of the line. When the turn came before that, ``turn.state`` says so, and the lease has its place."""

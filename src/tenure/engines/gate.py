@@ -24,6 +24,7 @@ from sqlalchemy.pool import Pool, PoolProxiedConnection, QueuePool
 from tenure.engines import verdict, waiting
 from tenure.engines.admission import Admission, Queue, State
 from tenure.engines.ledger import Holder, Lease, Ledger, Stranger
+from tenure.engines.writers import Writers
 from tenure.exceptions import BadOption
 
 _LEASE: Final = "tenure.lease"  # in the record_info of a connection that is out
@@ -72,6 +73,7 @@ class Gate:
         self.counts = Counts()
         self.queue = Queue(capacity_of(engine.pool), admission)
         self.around: list[Around] = []
+        self.writers: Writers | None = None  # where the database has one writer at a time
         self._asking = threading.local()
         self._collected = 0.0
         self._users = 0
@@ -118,9 +120,9 @@ class Gate:
         else:
             self._asking.lease = None
         lease.gate = self
-        if not self.queue.enter(lease):
-            self._stand_in_line(lease)
         try:
+            if not self.queue.enter(lease):
+                self._stand_in_line(lease)
             fairy = self._connect()
             fairy.record_info[_LEASE] = lease  # type: ignore[index]
         except BaseException:
@@ -138,16 +140,15 @@ class Gate:
         self.sweep()
         if self.queue.enter(lease):
             return
-        if self.queue.is_full():
-            self.counts.refused += 1
-            raise verdict.overloaded(self, "max_waiting")
+        if not self.queue.spare:
+            self.refuse_if_full()
         holder = lease.holder()
-        lease.behind = (*(one for one in _TAKEN.get() if one.lease.place), *(one for find in self.around for one in find()))
+        lease.behind = self.behind()
         if holder is not None:
             verdict.refuse_deadlock(self, lease, holder)
-        limit, began = self._limit(holder), time.monotonic()
+        limit, began = self.limit(holder), time.monotonic()
         try:
-            got = self._wait(self.queue, lease, limit, self._look)
+            got = self._wait(self.queue, lease, limit, self.look)
         except BaseException:
             self.counts.cancelled += 1
             self.counts.wait(time.monotonic() - began)
@@ -167,7 +168,18 @@ class Gate:
                 self.counts.timed_out += 1
                 raise verdict.exhausted(self, lease, limit)
 
-    def _limit(self, holder: Holder | None) -> float:
+    def refuse_if_full(self) -> None:
+        """Raise Overloaded if one more would be too many in line."""
+        limit = self.queue.admission.max_waiting
+        if limit is not None and self.waiting >= limit:
+            self.counts.refused += 1
+            raise verdict.overloaded(self, "max_waiting")
+
+    def behind(self) -> tuple[Holder, ...]:
+        """Who has connections, or may have, around the code that asks, and cannot go on before it does."""
+        return (*(one for one in _TAKEN.get() if one.lease.place), *(one for find in self.around for one in find()))
+
+    def limit(self, holder: Holder | None) -> float:
         """How long *holder* may wait, in seconds."""
         pool = self.engine.pool
         limit = self.queue.admission.max_wait
@@ -175,6 +187,11 @@ class Gate:
             limit = float(pool.timeout()) if isinstance(pool, QueuePool) else 30.0
         own = None if holder is None else holder.patience()
         return limit if own is None else min(own, limit)
+
+    @property
+    def waiting(self) -> int:
+        """How many wait for a connection, or for their turn to write."""
+        return self.queue.waiting + (0 if self.writers is None else self.writers.waiting)
 
     # -- giving back ----------------------------------------------------------------------------------------
 
@@ -243,7 +260,7 @@ class Gate:
         finally:
             self.give_back(lease)
 
-    def _look(self) -> None:
+    def look(self) -> None:
         """Somebody has waited for a second."""
         self.sweep()
         if (now := time.monotonic()) - self._collected > _COLLECT_EVERY:
@@ -327,6 +344,8 @@ def _came_back(_connection: Any, record: Any) -> None:
         if isinstance(lease.holder(), Stranger):
             lease.gate.ledger.leave(lease)
         lease.gate.queue.leave(lease)
+        if lease.turn is not None and lease.gate.writers is not None:
+            lease.gate.writers.leave(lease.turn)
 
 
 def _discarded(_connection: Any, record: Any, _error: Any) -> None:

@@ -124,6 +124,7 @@ class Lease:
         undo: Statement to run before the connection goes back, if any.
         commit_sent: Whether a COMMIT is on its way on it.
         pinned: Whether it is held for a transaction.
+        turn: Its turn to write, where the database has one writer at a time.
         place: Its place in the pool, until it is given up.
         behind: Who has connections in the context in which this one is waited for, and cannot go on before; set by one who waits.
         keepable: Whether it may be parked: in autocommit, with nothing open on it.
@@ -133,7 +134,7 @@ class Lease:
 
     __slots__ = (
         "__weakref__", "behind", "commit_sent", "connection", "gate", "holder", "keepable", "pinned", "place", "rests_since",
-        "since", "undo",
+        "since", "turn", "undo",
     )  # fmt: skip
 
     connection: Connection
@@ -145,6 +146,7 @@ class Lease:
         self.undo: str | None = None
         self.commit_sent = self.pinned = self.keepable = False
         self.place: object = None
+        self.turn: Lease | None = None
         self.behind: tuple[Holder, ...] = ()
 
     def age(self) -> float:
@@ -189,16 +191,16 @@ class Ledger:
 
     def enter(self, lease: Lease, connection: Connection | None = None) -> None:
         """Note a lease, and the connection that its holder works with."""
-        self._open[id(lease)] = lease
         if connection is not None:
             lease.connection = connection
             self._on[id(connection)] = lease
+        self._open[id(lease)] = lease
 
     def leave(self, lease: Lease) -> None:
         """Forget a lease."""
-        self._open.pop(id(lease), None)
         if (connection := getattr(lease, "connection", None)) is not None:
             self._on.pop(id(connection), None)
+        self._open.pop(id(lease), None)  # last: what is interrupted before is still found by a sweep
 
     def lease_on(self, connection: Connection) -> Lease | None:
         """The lease on *connection*, if it has one."""

@@ -22,6 +22,7 @@ from tenure.engines.masked import shown
 from tenure.engines.outcome import Witness
 from tenure.engines.pooler import explain
 from tenure.engines.profile import profile_of
+from tenure.engines.writers import BUSY_AGAIN, Writers
 from tenure.exceptions import BadOption, DatabaseClosed, sqlstate
 
 _NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
@@ -72,6 +73,8 @@ class Supply:
         self.closed = False
         self.has_link = self.interrupt is None or self.interrupt.limit is None  # to a server; SQLite has none
         self._parks = isinstance(engine.pool, QueuePool)
+        if self.profile.one_writer and self.gate.writers is None:
+            self.gate.writers = Writers(engine, self.gate.look, self.gate.refuse_if_full)
         self._failures_count = self.profile.failure_spoils or bool(self.profile.undone_by)
         # The listener is on the writer alone: SQLAlchemy takes a longer way through each statement of an engine that has one,
         # +12 % for a read on SQLite.
@@ -116,7 +119,7 @@ class Supply:
         options = dict(profile.readonly) if terms.readonly else {}
         if terms.isolation is not None and terms.isolation != self._isolation:
             options["isolation_level"] = terms.isolation
-        lease = self._take(self._writer, holder)
+        lease = self._take_for_transaction(holder, terms)
         connection = lease.connection
         lease.pinned = True
         # Private: a connection asks the engine it shows whether anybody listens, and that is not the one which tells of a COMMIT.
@@ -137,6 +140,31 @@ class Supply:
             self.gate.give_back(lease)
             raise
         return lease
+
+    def _take_for_transaction(self, holder: Holder, terms: Terms) -> Lease:
+        """A lease; of a database that has one writer at a time when its turn has come."""
+        writers = self.gate.writers
+        if writers is None or terms.readonly:
+            return self._take(self._writer, holder)
+        self._refuse_if_closed()
+        turn = Lease(holder)
+        limit = None if self.gate.queue.has_room() else self.gate.limit(holder)
+        try:
+            served = writers.enter(turn, holder, self.gate.behind, limit)
+            lease = self._take(self._writer, holder)
+            lease.turn = turn
+        except BaseException:
+            writers.leave(turn)
+            raise
+        if not served:  # it has waited already
+            say(lease.connection, "PRAGMA busy_timeout = 0")
+            lease.undo = BUSY_AGAIN
+        return lease
+
+    def explain_lock(self, error: BaseException, holder: Holder) -> None:
+        """Add a note to *error* that says who has the write lock, if it came of that."""
+        if self.gate.writers is not None:
+            self.gate.writers.explain(error, holder)
 
     def give_back(self, lease: Lease) -> None:
         """End a lease. The connection is returned, or discarded if it can no longer be used."""
@@ -163,12 +191,19 @@ class Supply:
                 self.gate.give_back(lease)
         return usable
 
-    def default_isolation(self) -> str:
-        """The isolation of the database's transactions when none is asked for; asked once for each engine."""
+    def default_isolation(self, holder: Holder | None = None) -> str:
+        """The isolation of the database's transactions when none is asked for; asked once for each engine, on behalf of *holder*."""
         if self._isolation is None:
-            self._refuse_if_closed()
-            with self.engine.connect() as connection:
-                self._isolation = str(connection.get_isolation_level()).upper().replace("-", " ")
+            if holder is None:
+                self._refuse_if_closed()
+                with self.engine.connect() as connection:
+                    self._isolation = _isolation_of(connection)
+                return self._isolation
+            lease = self._take(self.engine, holder)
+            try:
+                self._isolation = _isolation_of(lease.connection)
+            finally:
+                self.gate.give_back(lease)
         return self._isolation
 
     def known_isolation(self) -> str | None:
@@ -260,3 +295,7 @@ class Supply:
                 f"settings={sorted(settings)}: {self.engine.dialect.name} has no settings that end with the transaction (SET LOCAL);"
                 " they would stay on the connection. Leave them out, or use PostgreSQL."
             )
+
+
+def _isolation_of(connection: Connection) -> str:
+    return str(connection.get_isolation_level()).upper().replace("-", " ")

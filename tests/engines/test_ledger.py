@@ -30,7 +30,8 @@ class Connection:
 def held(ledger, name):
     holder = Holds(name)
     lease = Lease(holder)
-    ledger.enter(lease, Connection())
+    ledger.enter(lease)
+    ledger.connected(lease, Connection())
     return holder, lease
 
 

@@ -124,6 +124,7 @@ class Queue:
     def leave(self, lease: Lease) -> None:
         """Give the place of *lease* up, if it has one: the first in line has it at once."""
         with self._lock:
+            self._spare.pop(id(lease), None)  # an interruption may have come between parking it and knowing that
             place, lease.place = lease.place, None
             if place is self._places:
                 self.used -= 1

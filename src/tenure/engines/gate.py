@@ -108,7 +108,10 @@ class Gate:
             connection = engine.connect()
         finally:
             self._asking.lease = None
-        self.ledger.enter(lease, connection)
+        if not hasattr(lease, "gate"):  # dispose() has just put a pool there before which nobody stood yet
+            lease.gate = self
+            self.ledger.enter(lease)
+        self.ledger.connected(lease, connection)
         return lease
 
     def _pass(self) -> PoolProxiedConnection:
@@ -130,8 +133,8 @@ class Gate:
             raise
         lease.since = time.monotonic()
         self.counts.acquired += 1
+        self.ledger.enter(lease)
         if strange:
-            self.ledger.enter(lease)
             _TAKEN.set((*(one for one in _TAKEN.get() if one.lease.place), lease.holder()))  # type: ignore[arg-type]
         return fairy
 
@@ -207,10 +210,13 @@ class Gate:
             connection.invalidate()  # what was set could not be unset: nobody else may get it
             raise
         finally:
-            self.ledger.leave(lease)
-            if self.queue.is_past(lease) and not connection.closed and os.getpid() == self._process:
-                connection.invalidate()  # the old pool would not close it
-            connection.close()
+            try:
+                if self.queue.is_past(lease) and not connection.closed and os.getpid() == self._process:
+                    connection.invalidate()  # the old pool would not close it
+                connection.close()
+            finally:
+                if connection.closed:  # else an interruption has cut it off, and a sweep is to find it
+                    self.ledger.leave(lease)
 
     def park(self, lease: Lease) -> bool:
         """Keep an idle lease for its unit's next read until somebody else needs it; False when it must be given back now."""
@@ -252,6 +258,9 @@ class Gate:
 
     def _recover(self, lease: Lease) -> None:
         """Give back the connection of a holder that no longer exists."""
+        if not hasattr(lease, "connection") or lease.connection.closed:  # an interruption has kept it here
+            self.ledger.leave(lease)
+            return
         try:
             lease.connection.rollback()
         except BaseException:

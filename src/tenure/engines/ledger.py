@@ -189,12 +189,18 @@ class Ledger:
     def __len__(self) -> int:
         return len(self._open)
 
-    def enter(self, lease: Lease, connection: Connection | None = None) -> None:
-        """Note a lease, and the connection that its holder works with."""
-        if connection is not None:
-            lease.connection = connection
-            self._on[id(connection)] = lease
+    def enter(self, lease: Lease) -> None:
+        """Note a lease."""
         self._open[id(lease)] = lease
+
+    def connected(self, lease: Lease, connection: Connection) -> None:
+        """Note the connection that the holder of a lease works with.
+
+        Not before ``enter``: the pool's record knows the lease, and the lease the connection, so that nobody would give back what
+        an interruption has cut off in between.
+        """
+        lease.connection = connection
+        self._on[id(connection)] = lease
 
     def leave(self, lease: Lease) -> None:
         """Forget a lease."""

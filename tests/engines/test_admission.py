@@ -630,7 +630,7 @@ async def test_a_kept_connection_that_both_want_at_once(make_face):
     assert face.db.status().timed_out == 0
 
 
-@pytest.mark.drivers("asyncpg", "psycopg_async", "aiosqlite")
+@pytest.mark.drivers("asyncpg", "psycopg_async")
 async def test_a_task_cancelled_after_it_was_served_and_before_it_runs(make_face, monkeypatch):
     """R35, R19: given a waiter whose turn has come, when it is cancelled before the loop comes to it, then the next one is served."""
     face, order = make_face(pool_size=1, max_overflow=0, admission=Admission(max_wait=5)), []

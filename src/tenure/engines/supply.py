@@ -74,7 +74,7 @@ class Supply:
         self.has_link = self.interrupt is None or self.interrupt.limit is None  # to a server; SQLite has none
         self._parks = isinstance(engine.pool, QueuePool)
         if self.profile.one_writer and self.gate.writers is None:
-            self.gate.writers = Writers(engine, self.gate.look, self.gate.refuse_if_full)
+            self.gate.writers = Writers(self.gate)
         self._failures_count = self.profile.failure_spoils or bool(self.profile.undone_by)
         # The listener is on the writer alone: SQLAlchemy takes a longer way through each statement of an engine that has one,
         # +12 % for a read on SQLite.

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from sqlalchemy.engine import Engine
 from sqlalchemy.exc import DBAPIError
 
 from tenure import workers
@@ -18,6 +17,9 @@ from tenure.engines import waiting
 from tenure.engines.admission import Admission, Queue
 from tenure.engines.ledger import Holder, Lease
 from tenure.exceptions import annotate, sqlstate
+
+if TYPE_CHECKING:
+    from tenure.engines.gate import Gate
 
 _LOCKED: Final = ("SQLITE_BUSY", "SQLITE_LOCKED")
 # As long as SQLite itself waits for a lock, unless it was told otherwise: see sqlite.prepare().
@@ -29,17 +31,14 @@ class Writers:
     """The line of those who are about to write to the database of one engine.
 
     Args:
-        engine: An engine under ``sqlite.prepare``.
-        look: Gives back what dead owners hold.
-        refuse_if_full: Raises where one more may not stand in line.
+        gate: That of an engine under ``sqlite.prepare``.
 
     """
 
-    def __init__(self, engine: Engine, look: Callable[[], None], refuse_if_full: Callable[[], None]) -> None:
-        self._look = look
-        self._refuse_if_full = refuse_if_full
+    def __init__(self, gate: Gate) -> None:
+        self._gate = gate
         self._queue = Queue(1, Admission())
-        self._wait: waiting.Wait = waiting.in_loop if engine.dialect.is_async else waiting.in_thread
+        self._wait: waiting.Wait = waiting.in_loop if gate.engine.dialect.is_async else waiting.in_thread
         self._writing: Lease | None = None
 
     def enter(self, turn: Lease, holder: Holder, behind: Callable[[], tuple[Holder, ...]], limit: float | None) -> bool:
@@ -49,13 +48,17 @@ class Writers:
         SQLite waits for a lock. SQLite has the last word then.
         """
         if not self._queue.enter(turn):
-            self._look()
+            self._gate.look()
             writing = self._writing
             if writing is not None and (writer := writing.holder()) is not None and writer in behind():
                 return False
-            self._refuse_if_full()
+            self._gate.refuse_if_full()
             bounds = [one for one in (limit, holder.patience(), _PATIENCE) if one is not None]
-            self._wait(self._queue, turn, min(bounds), self._look)
+            began = time.monotonic()
+            try:
+                self._wait(self._queue, turn, min(bounds), self._gate.look)
+            finally:
+                self._gate.counts.wait(time.monotonic() - began)
             if turn.place is None:
                 return False
         turn.since = time.monotonic()

@@ -16,6 +16,12 @@ pytestmark = pytest.mark.drivers("psycopg", "psycopg_async")
 only_blocking = pytest.mark.drivers("psycopg")
 
 
+@pytest.fixture(autouse=True)
+def everywhere(monkeypatch):
+    """The tests' server is on a unix socket, where it would not pay."""
+    monkeypatch.setattr(pipeline, "pays", lambda _driver: True)
+
+
 @pytest.fixture
 def one(make_face):
     """A face with one connection, on which ada is stored."""
@@ -398,3 +404,16 @@ def test_what_goes_through_a_pipeline():
     assert not pipeline.fits("SELECT 1; SELECT 2", ())
     assert not pipeline.fits("/* x */ Copy users TO STDOUT", None)
     assert not pipeline.fits(psycopg.sql.SQL("SELECT 1"), None)
+
+
+@pytest.mark.drivers("psycopg", "psycopg_async")
+async def test_not_on_a_unix_socket(make_face, proxy, monkeypatch):
+    """R34: where the server is on this machine's unix socket the pipeline costs more than the round trip, and BEGIN is psycopg's own."""
+    monkeypatch.undo()
+    pays = []
+    monkeypatch.setattr(pipeline, "pays", lambda driver, real=pipeline.pays: pays.append(real(driver)) or pays[-1])
+    for face in (make_face(), make_face(through=proxy)):
+        async with face.unit() as session:
+            session.add(User(name=f"ada {len(pays)}"))
+
+    assert pays == [False, True]

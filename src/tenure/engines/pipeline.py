@@ -19,6 +19,7 @@ from sqlalchemy.pool import PoolProxiedConnection
 from tenure.engines import autocommit
 
 _OPENING: Final = "tenure.opening"  # in the info of a connection: its Opening
+_PAYS: Final = "tenure.pipeline_pays"  # in the info of a connection: whether it is worth it there
 _IDLE: Final = TransactionStatus.IDLE
 
 
@@ -226,9 +227,21 @@ def is_supported() -> bool:
     return psycopg.Pipeline.is_supported()
 
 
+def pays(driver: Any) -> bool:
+    """Whether a round trip to the server of a connection costs more than a pipeline: not on a unix socket."""
+    return not bytes(driver.pgconn.host).startswith((b"/", b"@"))
+
+
 def prepare(connection: PoolProxiedConnection, settings: Mapping[str, str]) -> bool:
-    """Have a connection that was just taken begin its transactions so. False where its cursors are of the application's own class."""
+    """Have a connection that was just taken begin its transactions so.
+
+    False where that would not pay, or where its cursors are of the application's own class.
+    """
     driver: Any = connection.driver_connection
+    if (worth := connection.info.get(_PAYS)) is None:
+        worth = connection.info[_PAYS] = pays(driver)
+    if not worth:
+        return False
     factories = (driver.cursor_factory, driver.server_cursor_factory)
     ours = _OURS.get(factories)
     if ours is None:

@@ -48,7 +48,7 @@ class Writers:
         SQLite waits for a lock. SQLite has the last word then.
         """
         if not self._queue.enter(turn):
-            self._gate.look()
+            self._gate.sweep()
             writing = self._writing
             if writing is not None and (writer := writing.holder()) is not None and writer in behind():
                 return False

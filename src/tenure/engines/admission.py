@@ -16,7 +16,7 @@ from enum import Enum
 from typing import Any
 
 from tenure.checks import check_seconds
-from tenure.engines.ledger import Lease
+from tenure.engines.ledger import Holder, Lease
 from tenure.engines.overload import Overload
 from tenure.exceptions import BadOption
 
@@ -176,13 +176,14 @@ class Queue:
             if len(self._line) > 2 * self.waiting + 16:  # those who have gone stay in line until it is tidied
                 self._line = deque(one for one in self._line if one.state is State.WAITING)
 
-    def dismiss(self, turn: Turn) -> None:
-        """Send one away who waits."""
+    def dismiss(self, holder: Holder) -> None:
+        """Send *holder* away, if it waits."""
         with self._lock:
-            if turn.state is State.WAITING:
-                turn.state = State.DISMISSED
-                self.waiting -= 1
-                turn.wake()
+            for turn in self.turns():
+                if turn.lease.holder() is holder:
+                    turn.state = State.DISMISSED
+                    self.waiting -= 1
+                    turn.wake()
 
     def turns(self) -> list[Turn]:
         """Those who wait now, the first in line first."""

@@ -232,10 +232,10 @@ class Gate:
             self._discharge(lease)
 
     def dismiss(self, holder: Holder) -> None:
-        """Send *holder* away, if it waits for a connection."""
-        for turn in self.queue.turns():
-            if turn.lease.holder() is holder:
-                self.queue.dismiss(turn)
+        """Send *holder* away, if it waits for a connection, or for its turn to write."""
+        self.queue.dismiss(holder)
+        if self.writers is not None:
+            self.writers.dismiss(holder)
 
     def _discharge(self, spare: Lease) -> None:
         self.ledger.leave(spare)

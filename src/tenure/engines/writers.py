@@ -13,8 +13,8 @@ from sqlalchemy.exc import DBAPIError
 
 from tenure import workers
 from tenure.callsite import words
-from tenure.engines import waiting
-from tenure.engines.admission import Admission, Queue
+from tenure.engines import verdict, waiting
+from tenure.engines.admission import Admission, Queue, State, Turn
 from tenure.engines.ledger import Holder, Lease
 from tenure.exceptions import annotate, sqlstate
 
@@ -54,16 +54,28 @@ class Writers:
                 return False
             self._gate.refuse_if_full()
             bounds = [one for one in (limit, holder.patience(), _PATIENCE) if one is not None]
-            began = time.monotonic()
-            try:
-                self._wait(self._queue, turn, min(bounds), self._gate.look)
-            finally:
-                self._gate.counts.wait(time.monotonic() - began)
+            self._stand_in_line(turn, holder, min(bounds))
             if turn.place is None:
                 return False
         turn.since = time.monotonic()
         self._writing = turn
         return True
+
+    def _stand_in_line(self, turn: Lease, holder: Holder, limit: float) -> None:
+        counts, began = self._gate.counts, time.monotonic()
+        try:
+            got = self._wait(self._queue, turn, limit, self._gate.look)
+        except BaseException:
+            counts.cancelled += 1
+            raise
+        finally:
+            counts.wait(time.monotonic() - began)
+        if isinstance(got, Turn) and got.state is State.DISMISSED:
+            raise verdict.dismissed(self._gate, holder)
+
+    def dismiss(self, holder: Holder) -> None:
+        """Send *holder* away, if it stands in line."""
+        self._queue.dismiss(holder)
 
     @property
     def waiting(self) -> int:

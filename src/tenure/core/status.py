@@ -59,7 +59,7 @@ def status_of(name: str, gate: Gate, replicas: tuple[ReplicaStatus, ...]) -> Sta
         queue.capacity,
         gate.out(),
         (pool.checkedin() if isinstance(pool, QueuePool) else 0) + queue.spare,
-        gate.waiting,
+        queue.waiting,
         queue.peak,
         counts.acquired,
         counts.timed_out,

@@ -162,10 +162,6 @@ class Queue:
             self._serve()
             return None
 
-    def has_room(self) -> bool:
-        """Whether a place, or a spare lease, can be had at once."""
-        return self.capacity is None or self.used < self.capacity or bool(self._spare)
-
     def abandon(self, turn: Turn) -> None:
         """Step out of the line. When the turn came before that, ``turn.state`` says so, and the lease has its place."""
         with self._lock:

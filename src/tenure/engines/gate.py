@@ -24,7 +24,6 @@ from sqlalchemy.pool import Pool, PoolProxiedConnection, QueuePool
 from tenure.engines import verdict, waiting
 from tenure.engines.admission import Admission, Queue, State
 from tenure.engines.ledger import Holder, Lease, Ledger, Stranger
-from tenure.engines.writers import Writers
 from tenure.exceptions import BadOption
 
 _LEASE: Final = "tenure.lease"  # in the record_info of a connection that is out
@@ -73,9 +72,9 @@ class Gate:
         self.counts = Counts()
         self.queue = Queue(capacity_of(engine.pool), admission)
         self.around: list[Around] = []
-        self.writers: Writers | None = None  # where the database has one writer at a time
         self._asking = threading.local()
         self._collected = 0.0
+        self._sweeping = threading.Lock()
         self._users = 0
         self._process = os.getpid()
         self._wait: waiting.Wait = waiting.in_loop if engine.dialect.is_async else waiting.in_thread
@@ -110,6 +109,7 @@ class Gate:
             self._asking.lease = None
         if not hasattr(lease, "gate"):  # dispose() has just put a pool there before which nobody stood yet
             lease.gate = self
+            connection.connection.record_info[_LEASE] = lease  # type: ignore[index]
             self.ledger.enter(lease)
         self.ledger.connected(lease, connection)
         return lease
@@ -174,7 +174,7 @@ class Gate:
     def refuse_if_full(self) -> None:
         """Raise Overloaded if one more would be too many in line."""
         limit = self.queue.admission.max_waiting
-        if limit is not None and self.waiting >= limit:
+        if limit is not None and self.queue.waiting >= limit:
             self.counts.refused += 1
             raise verdict.overloaded(self, "max_waiting")
 
@@ -190,11 +190,6 @@ class Gate:
             limit = float(pool.timeout()) if isinstance(pool, QueuePool) else 30.0
         own = None if holder is None else holder.patience()
         return limit if own is None else min(own, limit)
-
-    @property
-    def waiting(self) -> int:
-        """How many wait for a connection, or for their turn to write."""
-        return self.queue.waiting + (0 if self.writers is None else self.writers.waiting)
 
     # -- giving back ----------------------------------------------------------------------------------------
 
@@ -232,10 +227,8 @@ class Gate:
             self._discharge(lease)
 
     def dismiss(self, holder: Holder) -> None:
-        """Send *holder* away, if it waits for a connection, or for its turn to write."""
+        """Send *holder* away, if it waits for a connection"""
         self.queue.dismiss(holder)
-        if self.writers is not None:
-            self.writers.dismiss(holder)
 
     def _discharge(self, spare: Lease) -> None:
         self.ledger.leave(spare)
@@ -245,7 +238,15 @@ class Gate:
     # -- owners that are gone ---------------------------------------------------------------------------------
 
     def sweep(self) -> None:
-        """Give back what dead threads, finished tasks and dropped units hold."""
+        """Give back what dead threads, finished tasks and dropped units hold; one at a time, for each is given back once."""
+        if not self._sweeping.acquire(blocking=False):
+            return
+        try:
+            self._sweep()
+        finally:
+            self._sweeping.release()
+
+    def _sweep(self) -> None:
         for lease in self.ledger.leases():
             holder = lease.holder()
             if holder is None:
@@ -353,8 +354,6 @@ def _came_back(_connection: Any, record: Any) -> None:
         if isinstance(lease.holder(), Stranger):
             lease.gate.ledger.leave(lease)
         lease.gate.queue.leave(lease)
-        if lease.turn is not None and lease.gate.writers is not None:
-            lease.gate.writers.leave(lease.turn)
 
 
 def _discarded(_connection: Any, record: Any, _error: Any) -> None:

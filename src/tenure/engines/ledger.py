@@ -124,7 +124,7 @@ class Lease:
         undo: Statement to run before the connection goes back, if any.
         commit_sent: Whether a COMMIT is on its way on it.
         pinned: Whether it is held for a transaction.
-        turn: Its turn to write, where the database has one writer at a time.
+        may_write: Whether that may write.
         place: Its place in the pool, until it is given up.
         behind: Who has connections in the context in which this one is waited for, and cannot go on before; set by one who waits.
         keepable: Whether it may be parked: in autocommit, with nothing open on it.
@@ -133,8 +133,8 @@ class Lease:
     """
 
     __slots__ = (
-        "__weakref__", "behind", "commit_sent", "connection", "gate", "holder", "keepable", "pinned", "place", "rests_since",
-        "since", "turn", "undo",
+        "__weakref__", "behind", "commit_sent", "connection", "gate", "holder", "keepable", "may_write", "pinned", "place", "rests_since",
+        "since",  "undo",
     )  # fmt: skip
 
     connection: Connection
@@ -144,9 +144,8 @@ class Lease:
         self.holder: Callable[[], Holder | None] = (lambda: holder) if isinstance(holder, Stranger) else weakref.ref(holder)
         self.since = self.rests_since = time.monotonic()
         self.undo: str | None = None
-        self.commit_sent = self.pinned = self.keepable = False
+        self.commit_sent = self.pinned = self.may_write = self.keepable = False
         self.place: object = None
-        self.turn: Lease | None = None
         self.behind: tuple[Holder, ...] = ()
 
     def age(self) -> float:

@@ -41,7 +41,6 @@ class Profile(NamedTuple):
         failure_spoils: A failed statement spoils its transaction, whose COMMIT is then a silent ROLLBACK (PostgreSQL).
         undone_by: Errors with which the server has rolled back the whole transaction; what follows would begin another (MySQL).
         takes_settings: The server has settings that end with the transaction (``SET LOCAL``).
-        one_writer: One transaction writes at a time; the others wait (SQLite).
         isolation: The isolation of its transactions, where there is but one; else it is asked.
         client_errors_linger: An error found by the driver leaves the server in mid-statement (asyncpg in autocommit).
         rests: What a plain read has switched on stays on in the pool; strangers get it switched off (MySQL).
@@ -59,7 +58,6 @@ class Profile(NamedTuple):
     failure_spoils: bool = False
     undone_by: frozenset[str] = frozenset()
     takes_settings: bool = False
-    one_writer: bool = False
     isolation: str | None = None
     client_errors_linger: bool = False
     rests: bool = False
@@ -127,7 +125,6 @@ def _sqlite(engine: Engine) -> Profile:
         reads_alone=True,
         rows_at_once=engine.dialect.is_async,
         isolation="SERIALIZABLE",
-        one_writer=True,
         switch=sqlite.switch,
         switch_back=sqlite.switch_back,
         readonly_on=query_only,

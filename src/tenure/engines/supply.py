@@ -12,7 +12,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import QueuePool
 
 from tenure.callsite import here, words
-from tenure.engines import resting
+from tenure.engines import locks, resting
 from tenure.engines.admission import Admission
 from tenure.engines.gate import gate_of, say
 from tenure.engines.interrupt import interrupt_of
@@ -22,7 +22,6 @@ from tenure.engines.masked import shown
 from tenure.engines.outcome import Witness
 from tenure.engines.pooler import explain
 from tenure.engines.profile import profile_of
-from tenure.engines.writers import BUSY_AGAIN, Writers
 from tenure.exceptions import BadOption, DatabaseClosed, sqlstate
 
 _NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
@@ -73,8 +72,6 @@ class Supply:
         self.closed = False
         self.has_link = self.interrupt is None or self.interrupt.limit is None  # to a server; SQLite has none
         self._parks = isinstance(engine.pool, QueuePool)
-        if self.profile.one_writer and self.gate.writers is None:
-            self.gate.writers = Writers(self.gate)
         self._failures_count = self.profile.failure_spoils or bool(self.profile.undone_by)
         # The listener is on the writer alone: SQLAlchemy takes a longer way through each statement of an engine that has one,
         # +12 % for a read on SQLite.
@@ -119,9 +116,9 @@ class Supply:
         options = dict(profile.readonly) if terms.readonly else {}
         if terms.isolation is not None and terms.isolation != self._isolation:
             options["isolation_level"] = terms.isolation
-        lease = self._take_for_transaction(holder, terms)
+        lease = self._take(self._writer, holder)
         connection = lease.connection
-        lease.pinned = True
+        lease.pinned, lease.may_write = True, not terms.readonly
         # Private: a connection asks the engine it shows whether anybody listens, and that is not the one which tells of a COMMIT.
         # tests/core/test_endings.py fails when this changes.
         connection._has_events = True  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
@@ -141,30 +138,9 @@ class Supply:
             raise
         return lease
 
-    def _take_for_transaction(self, holder: Holder, terms: Terms) -> Lease:
-        """A lease; of a database that has one writer at a time when its turn has come."""
-        writers = self.gate.writers
-        if writers is None or terms.readonly:
-            return self._take(self._writer, holder)
-        self._refuse_if_closed()
-        turn = Lease(holder)
-        limit = None if self.gate.queue.has_room() else self.gate.limit(holder)
-        try:
-            served = writers.enter(turn, holder, self.gate.behind, limit)
-            lease = self._take(self._writer, holder)
-            lease.turn = turn
-        except BaseException:
-            writers.leave(turn)
-            raise
-        if not served:  # it has waited already
-            say(lease.connection, "PRAGMA busy_timeout = 0")
-            lease.undo = BUSY_AGAIN
-        return lease
-
     def explain_lock(self, error: BaseException, holder: Holder) -> None:
         """Add a note to *error* that says who has the write lock, if it came of that."""
-        if self.gate.writers is not None:
-            self.gate.writers.explain(error, holder)
+        locks.explain(self.ledger, error, holder)
 
     def give_back(self, lease: Lease) -> None:
         """End a lease. The connection is returned, or discarded if it can no longer be used."""

@@ -42,7 +42,7 @@ def overloaded(gate: Gate, bound: str) -> Overloaded:
     limit = getattr(queue.admission, bound)
     retry_after = float(max(1, round(queue.last_wait + 0.5)))
     return Overloaded(
-        f"{gate.name!r}: {gate.waiting} units wait ({bound}={limit:g}), {gate.out()} of {queue.capacity} out."
+        f"{gate.name!r}: {gate.queue.waiting} units wait ({bound}={limit:g}), {gate.out()} of {queue.capacity} out."
         f" Retry after {retry_after:g} s.",
         retry_after,
     )

@@ -1,0 +1,31 @@
+"""Who has SQLite's write lock: of the units of this process the one that is in a transaction which may write."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sqlalchemy.exc import DBAPIError
+
+from tenure import workers
+from tenure.callsite import words
+from tenure.engines.ledger import Holder, Ledger
+from tenure.exceptions import annotate, sqlstate
+
+_LOCKED: Final = ("SQLITE_BUSY", "SQLITE_LOCKED")
+
+
+def explain(ledger: Ledger, error: BaseException, asking: Holder) -> None:
+    """Add a note to *error* that says who has the lock, if it came of one that somebody else in this process has."""
+    if not isinstance(error, DBAPIError) or not (sqlstate(error) or "").startswith(_LOCKED):
+        return
+    for lease in ledger.leases():
+        holder = lease.holder()
+        if holder is None or holder is asking or not lease.may_write or not lease.connection.in_transaction():
+            continue  # whoever waits for the lock is in no transaction yet
+        one = holder.holding()
+        annotate(
+            error,
+            f"tenure: unit {one.unit!r} ({words(one.site)}, {workers.describe(one.worker)}) holds the write lock for"
+            f" {lease.age():.0f} s. End it sooner. [database-locked]",
+        )
+        return

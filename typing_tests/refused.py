@@ -16,7 +16,7 @@ def rename(session: Session, person_id: int, name: str) -> bool:
 rename("one", "ada")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 rename(1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
 db.unit(propagation="nestled")  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]
-db.unit(timeout=3)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
+db.unit(patience=3)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
 Database("sqlite://", hold="never")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 Database("sqlite://", guards={"unit-ended": "on"})  # type: ignore[dict-item]  # pyright: ignore[reportArgumentType]
 

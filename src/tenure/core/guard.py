@@ -96,7 +96,7 @@ class GuardedSession(TimedSession):
             site = self.line(4)
             if self.timed:
                 self._clock_in(operation, site)
-        except BaseException:
+        except BaseException:  # whoever is not let in, or is interrupted here, leaves the door open
             self._lock.release()
             raise
         self._turn, self._operation, self._depth = me, operation, 1

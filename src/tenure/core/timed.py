@@ -143,7 +143,7 @@ class TimedSession(HoldingSession):
             try:
                 self._unwatch(lease, None)
                 self._unlimit(lease)
-            except BaseException:
+            except BaseException:  # what was to stop its statement may still reach it, so nobody else may get it
                 lease.connection.invalidate()
                 self._supply.give_back(lease)
                 raise

@@ -141,7 +141,7 @@ class TransactionSession(ReadOnlySession):
         self._held_back = held
         try:
             super().rollback()
-        except BaseException:
+        except BaseException:  # an interrupted ROLLBACK as much as one that failed
             for lease in held:
                 lease.connection.invalidate()  # what it is in now is unknown: it must not go back to the pool
             raise

@@ -128,7 +128,7 @@ class Gate:
                 self._stand_in_line(lease)
             fairy = self._connect()
             fairy.record_info[_LEASE] = lease  # type: ignore[index]
-        except BaseException:
+        except BaseException:  # refused, cancelled or interrupted: the place goes to the next
             self.queue.leave(lease)
             raise
         lease.since = time.monotonic()
@@ -152,7 +152,7 @@ class Gate:
         limit, began = self.limit(holder), time.monotonic()
         try:
             got = self._wait(self.queue, lease, limit, self.look)
-        except BaseException:
+        except BaseException:  # counted and passed on: a wait raises only when it is cancelled or interrupted
             self.counts.cancelled += 1
             self.counts.wait(time.monotonic() - began)
             raise
@@ -201,7 +201,7 @@ class Gate:
                 if connection.in_transaction():
                     connection.rollback()
                 say(connection, lease.undo)
-        except BaseException:
+        except BaseException:  # an interruption, too
             connection.invalidate()  # what was set could not be unset: nobody else may get it
             raise
         finally:
@@ -264,7 +264,7 @@ class Gate:
             return
         try:
             lease.connection.rollback()
-        except BaseException:
+        except BaseException:  # its transaction may still be open
             lease.connection.invalidate()
             raise
         finally:

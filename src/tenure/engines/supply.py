@@ -99,7 +99,7 @@ class Supply:
         if self.profile.switch is not None and (self.profile.rests or not classic):
             try:
                 self.profile.switch(lease.connection.connection, "write" if classic else "read")
-            except BaseException:
+            except BaseException:  # whether it is in autocommit is not known now
                 lease.connection.invalidate()
                 self.gate.give_back(lease)
                 raise

@@ -5,7 +5,6 @@ import contextlib
 import gc
 import itertools
 import time
-from importlib.metadata import version
 
 import anyio
 import pytest
@@ -18,20 +17,6 @@ from support.models import User
 from support.probe import Told, outside, reading, stored
 
 pytestmark = pytest.mark.drivers("psycopg_async", "asyncpg", "aiosqlite")
-
-
-def _before(package, *wanted):
-    return tuple(map(int, version(package).split(".")[: len(wanted)])) < wanted
-
-
-loses_places = pytest.mark.skipif(
-    _before("sqlalchemy", 2, 0, 55),
-    reason="before 2.0.55 SQLAlchemy's pool loses the place of a connection whose close is cancelled",
-)
-drops_connections = pytest.mark.skipif(
-    _before("aiosqlite", 0, 22) or _before("asyncpg", 0, 30),
-    reason="older drivers drop a connection that is cancelled on its way",
-)
 
 
 class Counted:
@@ -224,7 +209,6 @@ async def end_tasks_of_sqlalchemy():
         await asyncio.sleep(0)
 
 
-@loses_places
 @pytest.mark.parametrize("kind", [Case, Checkpoints])
 @pytest.mark.parametrize("run", [in_a_task, in_a_scope])
 @pytest.mark.parametrize("storm", [False, True], ids=["once", "storm"])
@@ -240,8 +224,6 @@ async def test_cancelled_at_every_suspension(small, kind, run, storm):
     assert points > 5
 
 
-@loses_places
-@drops_connections
 # A connection that aiosqlite was just making when it was cancelled is closed by the garbage collector; Python 3.13 tells.
 @pytest.mark.filterwarnings("ignore:Exception ignored in. <sqlite3.Connection:pytest.PytestUnraisableExceptionWarning")
 async def test_cancelled_while_connecting(small):

@@ -331,10 +331,6 @@ async def test_a_wait_ends(make_face):
 
 
 @pytest.mark.drivers("asyncpg", "psycopg_async")  # aiosqlite 0.22: SQLAlchemy's closing of a connection may wait for ever
-@pytest.mark.skipif(
-    tuple(int(part) for part in sa.__version__.split(".")[:3] if part.isdigit()) < (2, 0, 55),
-    reason="before 2.0.55 SQLAlchemy's pool loses the place of a connection whose close is cancelled; run it on a later version",
-)
 async def test_waiters_that_are_cancelled_at_random(make_face):
     """R35, R19: 300 tasks on two connections, cancelled at random, also at the moment they are served: 0 out, 0 wait."""
     face, dice = make_face(pool_size=2, max_overflow=0), random.Random(7)

@@ -108,7 +108,9 @@ def uvicorn(app: Any, threads: int = 0) -> Iterator[Address]:
     import uvicorn as server_of
 
     listening = socket.create_server(("127.0.0.1", 0), backlog=256)
-    config = server_of.Config(app, lifespan="on", log_config=None, access_log=False, ws="none")
+    # Not what happens to be installed: httptools answers HTTP/1.0 in chunks, and Sanic brings it.
+    plain = {"http": "h11", "loop": "asyncio", "ws": "none", "log_config": None, "access_log": False}
+    config = server_of.Config(app, lifespan="on", **plain)
     server = server_of.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, name="uvicorn")
     thread.start()

@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks.rounds import Work
 from tenure import Database
-from tenure.web.boundary import BlockingBoundary, BlockingRequest
+from tenure.web.blocking import BlockingBoundary, BlockingRequest
 from tenure.web.wsgi import UnitMiddleware
 
 EMPTY = "an empty WSGI application"

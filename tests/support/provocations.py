@@ -289,7 +289,7 @@ async def _(face):
 
 @provokes("lost-work", faces=("sync",))
 async def _(face):
-    from tenure.web.boundary import BlockingBoundary, BlockingRequest
+    from tenure.web.blocking import BlockingBoundary, BlockingRequest
 
     begun = BlockingRequest(BlockingBoundary(face.db, commit="explicit"), "POST /users")
     try:

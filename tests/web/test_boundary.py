@@ -13,7 +13,9 @@ import tenure
 from tenure.core.current import nobody
 from tenure.core.events import WorkLost
 from tenure.exceptions import BadOption, NotOwner, NoUnit, OutcomeSettled, ReadOnlyUnit, RollbackOnly, UnitEnded
-from tenure.web.boundary import BlockingBody, BlockingBoundary, BlockingRequest, Boundary, keeps
+from tenure.web.answers import keeps
+from tenure.web.blocking import BlockingBody, BlockingBoundary, BlockingRequest
+from tenure.web.boundary import Boundary
 
 from support.face import PATIENCE
 from support.http import at_once

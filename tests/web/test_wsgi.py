@@ -13,7 +13,7 @@ from sqlalchemy import func, select
 import tenure
 from tenure.core.current import nobody
 from tenure.exceptions import BadOption, Overloaded, ReadOnlyUnit
-from tenure.web.boundary import BlockingBody
+from tenure.web.blocking import BlockingBody
 from tenure.web.wsgi import UnitMiddleware
 
 from support import http

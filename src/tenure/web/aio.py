@@ -8,7 +8,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
 from contextvars import Token
-from typing import Any, Final
+from typing import Any, Final, Unpack
 
 from tenure import callsite, workers
 from tenure.core.base import BaseDatabase, attach
@@ -17,7 +17,8 @@ from tenure.core.shield import finish
 from tenure.core.unit import BaseUnit
 from tenure.engines.waiting import BESIDE
 from tenure.exceptions import BadOption
-from tenure.web.boundary import Boundary, Commit, CommitIf, Request, Work
+from tenure.web.boundary import Boundary, Rules
+from tenure.web.request import Request, Work
 
 # How many requests that hold no connection yet may be settled in threads at once: each may have to wait for one there. Those that
 # hold one never queue behind them.
@@ -32,12 +33,9 @@ class LoopBoundary(Boundary):
     def __init__(
         self,
         database: BaseDatabase[Any],
-        *,
-        commit_if: CommitIf | None = None,
-        commit: Commit = "auto",
-        position_cookie: str | None = None,
+        **rules: Unpack[Rules],
     ) -> None:
-        super().__init__(database, commit_if=commit_if, commit=commit, position_cookie=position_cookie)
+        super().__init__(database, **rules)
         if database.supply.closed:
             raise BadOption(f"{database.name!r} is closed. Give the requests one that is open.")
         self.threads = None if database.is_async else Threads()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, Unpack
 
 from tenure.core.base import BaseDatabase
 from tenure.web.aio import LoopBoundary, LoopRequest
-from tenure.web.boundary import Commit, CommitIf, keeps, refusal
+from tenure.web.answers import keeps, refusal
+from tenure.web.boundary import Rules
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Message: TypeAlias = MutableMapping[str, Any]
@@ -27,10 +28,8 @@ class UnitMiddleware:
     Args:
         app: The application.
         db: Whose units its requests are: an ``AsyncDatabase``, or a ``Database`` whose units end in threads.
-        commit_if: Replaces the rule that a status below 400 commits.
-        commit: ``"auto"``, or ``"explicit"`` for code that calls ``commit()`` itself.
-        position_cookie: Name of a cookie by which a client that has written sees its write on a replica. Default: none.
         close: Close *db* when the server ends the application's lifespan. Default False: whoever made it closes it.
+        rules: ``commit_if=`` replaces the rule that a status below 400 commits; these and the others as in ``Boundary``.
 
     Raises:
         BadOption: An argument has a wrong type or value.
@@ -42,13 +41,11 @@ class UnitMiddleware:
         app: ASGIApplication,
         db: BaseDatabase[Any],
         *,
-        commit_if: CommitIf | None = None,
-        commit: Commit = "auto",
-        position_cookie: str | None = None,
         close: bool = False,
+        **rules: Unpack[Rules],
     ) -> None:
         self.app = app
-        self.boundary = LoopBoundary(db, commit_if=commit_if, commit=commit, position_cookie=position_cookie)
+        self.boundary = LoopBoundary(db, **rules)
         self.close = close
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

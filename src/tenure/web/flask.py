@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any, cast
+from typing import Any, Unpack, cast
 
 from flask import Flask, Response, current_app, request_finished
 from flask import request as flask_request
@@ -13,7 +13,9 @@ from werkzeug.exceptions import HTTPException, default_exceptions
 from tenure.core.database import Database
 from tenure.core.decorate import fill, fill_methods
 from tenure.exceptions import BadOption
-from tenure.web.boundary import BlockingBoundary, BlockingRequest, Commit, CommitIf, refusal
+from tenure.web.answers import refusal
+from tenure.web.blocking import BlockingBoundary, BlockingRequest
+from tenure.web.boundary import Rules
 from tenure.web.wsgi import UnitMiddleware
 
 _CALLED = frozenset(["dispatch_request", "get", "post", "put", "patch", "delete", "head", "options", "trace"])
@@ -25,9 +27,7 @@ class Tenure:
     Args:
         app: The application; or call ``init_app`` later.
         database: Whose units its requests are.
-        commit_if: Replaces the rule that a status below 400 commits.
-        commit: ``"auto"``, or ``"explicit"`` for code that calls ``commit()`` itself.
-        position_cookie: Name of a cookie by which a client that has written sees its write on a replica. Default: none.
+        rules: ``commit_if=`` replaces the rule that a status below 400 commits; these and the others as in ``Boundary``.
 
     Raises:
         BadOption: An argument has a wrong type or value, or the application cannot be registered (any more).
@@ -38,13 +38,10 @@ class Tenure:
         self,
         app: Flask | None = None,
         database: Database | None = None,
-        *,
-        commit_if: CommitIf | None = None,
-        commit: Commit = "auto",
-        position_cookie: str | None = None,
+        **rules: Unpack[Rules],
     ) -> None:
         self._database = database
-        self._rule: dict[str, Any] = {"commit_if": commit_if, "commit": commit, "position_cookie": position_cookie}
+        self._rules = rules
         if app is not None:
             self.init_app(app)
 
@@ -60,7 +57,7 @@ class Tenure:
         database = database or self._database
         if database is None:
             raise BadOption("Tenure has no database. Write Tenure(app, db), or init_app(app, db).")
-        register(app, BlockingBoundary(database, **self._rule))
+        register(app, BlockingBoundary(database, **self._rules))
 
 
 def register(app: Flask, boundary: BlockingBoundary) -> None:

@@ -22,8 +22,10 @@ from tenure.core.database import Database
 from tenure.core.session import UnitSession
 from tenure.core.unit import BaseUnit
 from tenure.exceptions import BadOption
-from tenure.web.boundary import BlockingBoundary, Commit, Request
+from tenure.web.blocking import BlockingBoundary
+from tenure.web.boundary import Commit
 from tenure.web.flask import register
+from tenure.web.request import Request
 from tenure.web.scope import BlockingScope
 
 _PLACE = "_tenure_place"  # in flask.g: where the unit of this context is

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any, Unpack, cast
 
 from quart import Quart, Response
 from werkzeug.exceptions import default_exceptions
@@ -10,8 +10,9 @@ from werkzeug.exceptions import default_exceptions
 from tenure.core.base import BaseDatabase
 from tenure.exceptions import BadOption
 from tenure.web.aio import LoopRequest
+from tenure.web.answers import refusal
 from tenure.web.asgi import UnitMiddleware
-from tenure.web.boundary import Commit, CommitIf, refusal
+from tenure.web.boundary import Rules
 
 
 class Tenure:
@@ -20,10 +21,8 @@ class Tenure:
     Args:
         app: The application; or call ``init_app`` later.
         database: Whose units its requests are: an ``AsyncDatabase``, or a ``Database`` for ``def`` views.
-        commit_if: Replaces the rule that a status below 400 commits.
-        commit: ``"auto"``, or ``"explicit"`` for code that calls ``commit()`` itself.
-        position_cookie: Name of a cookie by which a client that has written sees its write on a replica. Default: none.
         close: Close the database when the server ends the application's lifespan. Default False: whoever made it closes it.
+        rules: ``commit_if=`` replaces the rule that a status below 400 commits; these and the others as in ``Boundary``.
 
     Raises:
         BadOption: An argument has a wrong type or value, or the application is registered already.
@@ -35,18 +34,12 @@ class Tenure:
         app: Quart | None = None,
         database: BaseDatabase[Any] | None = None,
         *,
-        commit_if: CommitIf | None = None,
-        commit: Commit = "auto",
-        position_cookie: str | None = None,
         close: bool = False,
+        **rules: Unpack[Rules],
     ) -> None:
         self._database = database
-        self._rule: dict[str, Any] = {
-            "commit_if": commit_if,
-            "commit": commit,
-            "position_cookie": position_cookie,
-            "close": close,
-        }
+        self._rules = rules
+        self._close = close
         if app is not None:
             self.init_app(app)
 
@@ -63,7 +56,7 @@ class Tenure:
         if database is None:
             raise BadOption("Tenure has no database. Write Tenure(app, db), or init_app(app, db).")
         host: Any = app  # Quart's own types of ASGI are narrower
-        middleware = UnitMiddleware(host.asgi_app, database, **self._rule)
+        middleware = UnitMiddleware(host.asgi_app, database, close=self._close, **self._rules)
         known: list[Any] = app.extensions.setdefault("tenure", [])
         if database in known:
             raise BadOption(f"{app.name!r} is registered with {database.name!r} already. Leave one of them out.")

@@ -7,7 +7,8 @@ from typing import Any
 
 from tenure.callsite import Site
 from tenure.core.current import found_at
-from tenure.web.boundary import BlockingRequest, Boundary
+from tenure.web.blocking import BlockingRequest
+from tenure.web.boundary import Boundary
 
 
 class BlockingScope(BlockingRequest):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Unpack
 from weakref import WeakKeyDictionary
 
 import web
@@ -12,24 +12,22 @@ from sqlalchemy.orm import Session
 
 from tenure.core.database import Database
 from tenure.core.decorate import fill, fill_methods
-from tenure.web.boundary import BlockingBody, BlockingBoundary, BlockingRequest, Commit, CommitIf, Refusal, refusal
+from tenure.web.answers import Refusal, refusal
+from tenure.web.blocking import BlockingBody, BlockingBoundary, BlockingRequest
+from tenure.web.boundary import Rules
 
 _WHOSE = "tenure_whose"  # in web.ctx: the application whose handlers are at work, and its database
 
 
-def processor(
-    database: Database, *, commit_if: CommitIf | None = None, commit: Commit = "auto", position_cookie: str | None = None
-) -> Callable[[Callable[[], Any]], Any]:
+def processor(database: Database, **rules: Unpack[Rules]) -> Callable[[Callable[[], Any]], Any]:
     """A processor that gives each request its unit, and ``def GET(self, session)`` its session.
 
     Args:
         database: Whose units the requests are.
-        commit_if: Replaces the rule that a status below 400 commits.
-        commit: ``"auto"``, or ``"explicit"`` for code that calls ``commit()`` itself.
-        position_cookie: Name of a cookie by which a client that has written sees its write on a replica. Default: none.
+        rules: ``commit_if=`` replaces the rule that a status below 400 commits; these and the others as in ``Boundary``.
 
     """
-    boundary = BlockingBoundary(database, commit_if=commit_if, commit=commit, position_cookie=position_cookie)
+    boundary = BlockingBoundary(database, **rules)
     handlers = _Handlers(database)
 
     def process(handle: Callable[[], Any]) -> Any:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, Unpack
 
 from tenure.core.database import Database
-from tenure.web.boundary import BlockingBody, BlockingBoundary, BlockingRequest, Commit, CommitIf, refusal
+from tenure.web.answers import refusal
+from tenure.web.blocking import BlockingBody, BlockingBoundary, BlockingRequest
+from tenure.web.boundary import Rules
 
 WSGIApplication: TypeAlias = Callable[[dict[str, Any], Any], Iterable[bytes]]
 
@@ -20,9 +22,7 @@ class UnitMiddleware:
     Args:
         app: The application.
         database: Whose units its requests are.
-        commit_if: Replaces the rule that a status below 400 commits.
-        commit: ``"auto"``, or ``"explicit"`` for code that calls ``commit()`` itself.
-        position_cookie: Name of a cookie by which a client that has written sees its write on a replica. Default: none.
+        rules: ``commit_if=`` replaces the rule that a status below 400 commits; these and the others as in ``Boundary``.
 
     """
 
@@ -30,13 +30,10 @@ class UnitMiddleware:
         self,
         app: WSGIApplication,
         database: Database,
-        *,
-        commit_if: CommitIf | None = None,
-        commit: Commit = "auto",
-        position_cookie: str | None = None,
+        **rules: Unpack[Rules],
     ) -> None:
         self.app = app
-        self.boundary = BlockingBoundary(database, commit_if=commit_if, commit=commit, position_cookie=position_cookie)
+        self.boundary = BlockingBoundary(database, **rules)
 
     @classmethod
     def around(cls, app: WSGIApplication, boundary: BlockingBoundary) -> UnitMiddleware:

@@ -1,0 +1,217 @@
+"""One request: the place at which its unit opens, and the plan of its end, which ``blocking`` and ``aio`` carry out.
+
+A request is in one of three phases. Until ``settle`` the handler works, and the unit opens when it is first asked for. ``settle``
+comes when the status is known and before the first byte leaves: it commits or rolls back. From then on the body is sent and may
+read, but must not write. ``finish`` ends it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Generator
+from contextvars import Token
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+from tenure import callsite
+from tenure.callsite import Site, words
+from tenure.core import events
+from tenure.core.current import Place
+from tenure.core.options import UnitOptions
+from tenure.core.plan import Outcome, Verdict
+from tenure.core.unit import BaseUnit
+from tenure.engines.position import Client
+from tenure.exceptions import LostWork
+from tenure.web.answers import keeps, reason
+
+if TYPE_CHECKING:
+    from tenure.web.boundary import Boundary
+
+Work: TypeAlias = Callable[[], Any]  # a step of a request's end, to be called, and awaited on an event loop
+
+_OPTIONS: Final = UnitOptions()
+_KEPT: Final = 600  # seconds that a client keeps a position: far longer than replicas are behind, and over soon after a failover
+# Two threads of one request may ask first, or end it, at the same time. A lock that may be taken again, for the garbage
+# collector may end a request in the thread that is about to open another.
+_TURN: Final = threading.RLock()
+
+
+class Request:
+    """One request: the place at which its unit opens. Made at its begin, when it costs next to nothing.
+
+    Args:
+        boundary: What the application has decided.
+        name: ``GET /path``.
+        cookies: Its Cookie header, if it has one.
+
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_came_with",
+        "_outside",
+        "answer",
+        "boundary",
+        "claimed",
+        "client",
+        "ending",
+        "name",
+        "over",
+        "settled",
+        "token",
+        "unit",
+        "whole",
+    )
+    worker: Any = None  # whose the unit is, where that is not the thread that opens it
+
+    def __init__(self, boundary: Boundary, name: str, cookies: str | None = None) -> None:
+        self.boundary = boundary
+        self.name = name
+        self.client = boundary.client(cookies)
+        self._came_with = None if self.client is None else self.client.mark
+        self._outside: Client | None = None
+        self.unit: BaseUnit[Any] | None = None
+        self.settled: Verdict | None = None
+        self.answer: tuple[int, BaseException | None] | None = None  # where no unit was open when it was settled
+        self.ending = False
+        self.over = False
+        self.claimed = False  # a host that has contexts of its own knows in which of them it is
+        self.whole = False  # the host knows that nothing of the body is made while it is sent
+        self.token: Token[Place] | None = self.enter()
+
+    def __call__(self) -> BaseUnit[Any] | None:
+        """The request's unit, if something has asked for it."""
+        return self.unit
+
+    def open(self) -> BaseUnit[Any] | None:
+        """The request's unit, opened now if nothing has asked before; None when the request is over."""
+        if self.unit is None:
+            self._open(callsite.here(2))
+        return None if self.over else self.unit
+
+    def _open(self, site: Site | None) -> None:
+        with _TURN:
+            if self.unit is None and not self.over:
+                database = self.boundary.database
+                database.check_not_draining(self.name, site)
+                unit = database.unit_class(database, _OPTIONS, site, name=self.name)
+                database.units.enter(unit)
+                if self.answer is not None:
+                    self._settle_late(unit, *self.answer)
+                unit.worker = self.worker
+                self.unit = unit
+
+    def _settle_late(self, unit: BaseUnit[Any], status: int, error: BaseException | None) -> None:
+        """*unit* opens in the body of an answer: it has written nothing, and its outcome is what the answer means."""
+        kept = error is None and (self.boundary.explicit or self.boundary.keeps(status))
+        unit.settled, unit.reason = True, reason(status, error)
+        unit.outcome = Outcome.READ_ONLY if kept else Outcome.ROLLED_BACK
+        self.settled = Verdict(unit.outcome)
+
+    # -- where it is current ----------------------------------------------------------------------------
+
+    def enter(self) -> Token[Place]:
+        """Make the request current again, as for a part of its body; give the token to ``leave``."""
+        database = self.boundary.database
+        if self.client is not None and database.routing is not None:
+            self._outside = database.routing.clients.var.get()
+            database.routing.clients.var.set(self.client)
+        return database.current_place.var.set(self)
+
+    def leave(self, token: Token[Place] | None) -> None:
+        """Make current what was before. Threads are used again: nothing of this request may stay behind."""
+        if token is None:
+            return
+        database = self.boundary.database
+        if self.client is not None and database.routing is not None:
+            database.routing.clients.var.set(self._outside)
+        database.current_place.reset(token)
+
+    # -- what the answer means ------------------------------------------------------------------------------
+
+    def decide(self, status: int, error: BaseException | None) -> BaseUnit[Any] | None:
+        """The unit to settle for an answer with *status*, told to roll back if that is what the answer means."""
+        with _TURN:  # a unit that another thread opens from now on comes too late to write
+            unit = self.unit
+            if unit is None:
+                self.settled, self.answer = Verdict(Outcome.READ_ONLY), (status, error)
+                return None
+        unit.reason = reason(status, error)
+        if error is None and self.boundary.explicit:
+            self._leave_nothing(unit, status)
+        elif error is None and not self.boundary.keeps(status):
+            unit.rollback_only(f"status {status}")
+        return unit
+
+    def set_cookie(self, *, secure: bool) -> str | None:
+        """The Set-Cookie header for a client that has written in this request; None if it has not, or keeps no such cookie.
+
+        Args:
+            secure: The request came by HTTPS.
+
+        """
+        name, client, routing = self.boundary.position_cookie, self.client, self.boundary.database.routing
+        if name is None or client is None or routing is None or client.mark == self._came_with:
+            return None
+        token = client.mark.token(routing.wall())
+        return f"{name}={token}; Path=/; Max-Age={_KEPT}; HttpOnly; SameSite=Lax{'; Secure' if secure else ''}"
+
+    def _leave_nothing(self, unit: BaseUnit[Any], status: int) -> None:
+        """What the application has not committed is rolled back; that is worth a warning when the answer promises success."""
+        lost = None if unit.door is None else unit.door.unsaved()
+        if lost is None:
+            return
+        unit.rollback_only(f"{lost.rstrip(',')}, never committed")
+        if keeps(status):
+            self._warn(f"{unit.name!r} ({words(unit.site)}) {self._went_well(status)}, but {lost} is lost. Call commit().")
+
+    def _went_well(self, status: int) -> str:
+        return f"answered {status}"
+
+    def _warn(self, message: str) -> None:
+        events.tell(events.WorkLost(self.boundary.database.name, self.name, str(LostWork(message))))
+
+    def check_body(self) -> None:
+        """Warn of what the body left unwritten: nothing will store it."""
+        unit = self.unit
+        if unit is not None and unit.door is not None and not unit.ended and (lost := unit.door.unsaved()):
+            self._warn(
+                f"{unit.name!r} ({words(unit.site)}): {lost} came while the body was sent and is lost. Use a unit of its own."
+            )
+
+    # -- what is to be done: carried out in this thread, in another, or on an event loop ------------------------
+
+    def settling(self, status: int, error: BaseException | None) -> Generator[Work, Any, None]:
+        """The plan of ``settle``: commit or roll back, before the first byte leaves."""
+        if self.settled is not None:
+            return
+        unit = self.decide(status, error)
+        if unit is None:
+            return
+        try:
+            verdict: Verdict = yield partial(self._shell.settle, unit, error)
+        finally:
+            self.settled = Verdict(unit.outcome or Outcome.UNKNOWN)  # also when a hook was interrupted
+        if verdict.error is not None and verdict.error is not error:
+            unit.reason = type(verdict.error).__name__
+            raise verdict.error
+
+    def finishing(self, error: BaseException | None, site: Site | None) -> Generator[Work, Any, None]:
+        """The plan of ``finish``: the body was sent, or the client has left."""
+        with _TURN:
+            if self.ending:
+                return
+            self.ending = True
+        try:
+            if self.settled is None:  # the host gave up before there was a status
+                yield from self.settling(500, error or RuntimeError("the request ended without an answer"))
+        finally:
+            self.check_body()
+            with _TURN:
+                self.over = True
+            if self.unit is not None:
+                yield partial(self._shell.leave, self.unit, error, site, self.settled)
+
+    @property
+    def _shell(self) -> Any:
+        return self.boundary.database  # whose methods of these names wait, or are awaited

@@ -103,6 +103,23 @@ def wsgiref(app: Any, threads: int = 0) -> Iterator[Address]:
 
 
 @contextlib.contextmanager
+def waitress(app: Any, threads: int = 10) -> Iterator[Address]:
+    """*app* on waitress, whose main loop sends what its worker threads have made."""
+    from waitress import create_server, wasyncore
+
+    channels: dict[int, Any] = {}
+    server = create_server(app, map=channels, host="127.0.0.1", port=0, threads=threads, asyncore_loop_timeout=0.02)
+    thread = threading.Thread(target=server.run, name="waitress")
+    thread.start()
+    try:
+        yield "127.0.0.1", server.effective_port
+    finally:
+        server.trigger.pull_trigger(lambda: wasyncore.close_all(channels, ignore_all=True))
+        thread.join()
+        server.task_dispatcher.shutdown()
+
+
+@contextlib.contextmanager
 def uvicorn(app: Any, threads: int = 0) -> Iterator[Address]:
     """An ASGI *app* on uvicorn, on an event loop in a thread of its own."""
     import uvicorn as server_of

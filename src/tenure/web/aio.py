@@ -16,7 +16,6 @@ from tenure.core.plan import Outcome, adrive
 from tenure.core.shield import finish
 from tenure.core.unit import BaseUnit
 from tenure.engines.waiting import BESIDE
-from tenure.exceptions import BadOption
 from tenure.web.boundary import Boundary, Rules
 from tenure.web.request import Request, Work
 
@@ -36,8 +35,6 @@ class LoopBoundary(Boundary):
         **rules: Unpack[Rules],
     ) -> None:
         super().__init__(database, **rules)
-        if database.supply.closed:
-            raise BadOption(f"{database.name!r} is closed. Give the requests one that is open.")
         self.threads = None if database.is_async else Threads()
 
     def begin(self, name: str, cookies: str | None = None) -> LoopRequest:

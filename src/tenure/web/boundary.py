@@ -56,6 +56,8 @@ class Boundary:
             raise BadOption(
                 f"{type(database).__name__} is not a {self.serves.__name__}. Give the one whose units the requests are to be."
             )
+        if database.supply.closed:
+            raise BadOption(f"{database.name!r} is closed. Give the requests one that is open.")
         if commit not in get_args(Commit):
             raise BadOption(f"commit={commit!r}: give 'auto' or 'explicit'.")
         if commit_if is not None and not callable(commit_if):

@@ -63,8 +63,6 @@ class Tenure:
 def register(app: Flask, boundary: BlockingBoundary) -> None:
     """Put *boundary* around the requests of *app*."""
     database = boundary.database
-    if database.supply.closed:
-        raise BadOption(f"{database.name!r} is closed. Give Tenure(app, db) one that is open.")
     # Private, but Flask itself asks it in every method that sets up. tests/web/test_flask.py fails when it changes.
     if getattr(app, "_got_first_request", False):
         raise BadOption(f"{app.name!r} has answered requests already. Register it where it is made.")

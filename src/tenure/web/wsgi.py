@@ -50,7 +50,9 @@ class UnitMiddleware:
         request = BlockingRequest(self.boundary, name, environ.get("HTTP_COOKIE"))
         answer = _Answer(request, start_response, secure=environ.get("wsgi.url_scheme") == "https")
         try:
-            body = answer.begin(self.app(environ, answer.start))
+            body = self.app(environ, answer.start)
+            request.whole = request.whole or is_whole(body, environ)
+            body = answer.begin(body)
         except BaseException as error:
             request.finish(error)
             refused = answer.refuse(error)
@@ -60,6 +62,12 @@ class UnitMiddleware:
         finally:
             request.leave(request.token)
         return body
+
+
+def is_whole(body: Any, environ: dict[str, Any]) -> bool:
+    """Whether no code of the application runs while *body* is sent: it is there, or a file that the server may send by itself."""
+    wrapper = environ.get("wsgi.file_wrapper")
+    return isinstance(body, (list, tuple)) or (isinstance(wrapper, type) and isinstance(body, wrapper))
 
 
 class _Answer:
@@ -115,7 +123,7 @@ class _Answer:
 
     def begin(self, iterable: Iterable[bytes]) -> Iterable[bytes]:
         """The body to send for the application's *iterable*."""
-        if self.started() and (self.request.whole or isinstance(iterable, (list, tuple))):
+        if self.started() and self.request.whole:
             self.release()
             self.request.finish()
             return iterable

@@ -1,0 +1,120 @@
+"""Pyramid: ``config.include("tenure.web.pyramid")``, with the database in the setting ``tenure.db``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from pyramid.config import global_registries
+from pyramid.events import ApplicationCreated
+from pyramid.httpexceptions import exception_response
+from pyramid.tweens import EXCVIEW, INGRESS
+from sqlalchemy import URL
+from sqlalchemy.orm import Session
+
+from tenure.core.database import Database
+from tenure.exceptions import BadOption
+from tenure.web.answers import refusal
+from tenure.web.blocking import BlockingBody, BlockingBoundary, BlockingRequest
+from tenure.web.wsgi import is_whole
+
+_TWEEN = "tenure.web.pyramid.tween"
+_DATABASE, _BOUNDARY, _AROUND = "tenure.db", "tenure.boundary", "tenure.around"  # in the registry of an application
+
+
+def includeme(config: Any) -> None:
+    """What ``config.include("tenure.web.pyramid")`` does: each request is a unit, and its session is ``request.dbsession``.
+
+    Settings:
+        tenure.db: A ``Database``, or the URL of one; it is then ``registry["tenure.db"]``.
+        tenure.commit_if: Replaces the rule that a status below 400 commits. A function, or the dotted name of one.
+        tenure.commit: ``"auto"``, or ``"explicit"`` for code that calls ``commit()`` itself.
+        tenure.position_cookie: Name of a cookie by which a client that has written sees its write on a replica. Default: none.
+
+    Raises:
+        BadOption: A setting is missing, or has a wrong type or value, or the application has been made already.
+
+    """
+    settings, registry = config.get_settings(), config.registry
+    if registry in global_registries:
+        raise BadOption("the application has been made already. Include tenure.web.pyramid before config.make_wsgi_app().")
+    if _DATABASE in registry:
+        raise BadOption(f"{registry[_DATABASE].name!r} is included already. Leave one config.include('tenure.web.pyramid') out.")
+    if (given := settings.get(_DATABASE)) is None:
+        raise BadOption(f"the setting {_DATABASE!r} is missing. Set it to a Database, or to its URL, before the include.")
+    database: Any = Database(given) if isinstance(given, (str, URL)) else given
+    registry[_BOUNDARY] = BlockingBoundary(
+        database,
+        commit_if=config.maybe_dotted(settings.get("tenure.commit_if")),
+        commit=settings.get("tenure.commit", "auto"),
+        position_cookie=settings.get("tenure.position_cookie"),
+    )
+    registry[_DATABASE] = database
+    config.add_request_method(_dbsession, "dbsession", property=True)
+    config.add_tween(_TWEEN, under=INGRESS, over=EXCVIEW)
+    config.add_subscriber(_check, ApplicationCreated)
+
+
+def _check(event: Any) -> None:
+    if _AROUND not in event.app.registry:
+        raise BadOption(f"the setting 'pyramid.tweens' leaves {_TWEEN} out. Write it before {EXCVIEW}.")
+
+
+def _dbsession(request: Any) -> Session:
+    """The session of the request's unit."""
+    database: Database = request.registry[_DATABASE]
+    return database.session
+
+
+def tween(handler: Callable[[Any], Any], registry: Any) -> Callable[[Any], Any]:
+    """What stands around the exception views: it goes by what they answer, and gives them what COMMIT raises."""
+    boundary: BlockingBoundary = registry[_BOUNDARY]
+    registry[_AROUND] = True
+
+    def around(request: Any) -> Any:
+        if boundary.inside():  # a subrequest, or an application within another
+            return handler(request)
+        begun = BlockingRequest(boundary, f"{request.method} {request.environ['PATH_INFO']}", request.environ.get("HTTP_COOKIE"))
+        request.add_finished_callback(lambda _: _over(begun))  # the first of them, and after all response callbacks
+        try:
+            return _answer(begun, request, handler)
+        except BaseException as error:
+            begun.finish(error)
+            raise
+
+    return around
+
+
+def _answer(begun: BlockingRequest, request: Any, handler: Callable[[Any], Any]) -> Any:
+    try:
+        response = handler(request)
+        try:
+            begun.settle(response.status_code)
+        except Exception as error:
+            response = _handled(request, error)
+    except Exception as error:
+        refused = refusal(error)
+        if refused is None:
+            raise
+        begun.settle(500, error)
+        response = _handled(request, exception_response(int(refused.status.split()[0])))
+        response.headers.update(refused.headers)
+    if (cookie := begun.set_cookie(secure=request.scheme == "https")) is not None:
+        response.headerlist.append(("Set-Cookie", cookie))
+    begun.whole = is_whole(response.app_iter, request.environ)
+    if not begun.whole:
+        length = response.content_length  # forgotten by a response that is given another body
+        response.app_iter = BlockingBody(begun, response.app_iter)
+        response.content_length = length
+    return response
+
+
+def _handled(request: Any, error: Exception) -> Any:
+    """What the application's exception views answer for *error*; raises it where there is none."""
+    return request.invoke_exception_view((type(error), error, error.__traceback__), reraise=True)
+
+
+def _over(begun: BlockingRequest) -> None:
+    if begun.whole:
+        begun.finish()
+    begun.leave(begun.token)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Any, ClassVar
 
-from sqlalchemy.exc import DBAPIError, StatementError
+from sqlalchemy.exc import DBAPIError, DontWrapMixin, StatementError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 __all__ = [
@@ -20,10 +20,12 @@ __all__ = [
     "DatabaseDraining",
     "DeadlineExceeded",
     "ForeignContext",
+    "ForkedUnit",
     "JoinRefused",
     "LostWork",
     "NoUnit",
     "NotOwner",
+    "NotPicklable",
     "OutcomeSettled",
     "Overloaded",
     "PoolExhausted",
@@ -63,6 +65,12 @@ class UnitEnded(TenureError):
     """A session was used after its unit had ended."""
 
     slug = "unit-ended"
+
+
+class ForkedUnit(TenureError, DontWrapMixin):
+    """A unit, a session or a connection that was opened before a fork was used in the child process; it is the parent's."""
+
+    slug = "forked-unit"
 
 
 class ForeignContext(TenureError):
@@ -135,6 +143,12 @@ class WrongDriver(TenureError, ValueError):
     """A driver for asyncio was given to ``Database``, or one that blocks to ``AsyncDatabase``."""
 
     slug = "wrong-driver"
+
+
+class NotPicklable(TenureError, TypeError):
+    """A ``Database`` that another process could not open in the same way was to be pickled."""
+
+    slug = "not-picklable"
 
 
 class DatabaseClosed(TenureError):

@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import contextvars
 import gc
+import pickle
 import threading
 import time
 from collections.abc import Awaitable, Callable
@@ -198,6 +199,22 @@ async def _(face):
         released = face.current.release()
         if face.is_async:
             await released
+
+
+@provokes("forked-unit")
+async def _(face):
+    from support.forked import Child
+
+    async def use():
+        try:
+            await session.scalars(select(User).where(User.name == VALUE))
+        except TenureError as error:
+            return error
+
+    async with face.unit() as session:
+        await write(session)
+        said = Child(face, use).result()
+    raise said
 
 
 # ------------------------------------------------------------------------------------- how it ends
@@ -394,6 +411,15 @@ async def _(face):
     if face.is_async:
         other = {"sqlite": "sqlite", "postgresql": "postgresql+psycopg2"}
     type(face.db)(face.db.engine.url.set(drivername=other[face.dialect]))
+
+
+@provokes("not-picklable", names_no_line=True)
+async def _(face):
+    other = type(face.db)(face.db.engine)
+    try:
+        pickle.dumps(other)
+    finally:
+        await settle(other.close())
 
 
 @provokes("unsupported-callable")

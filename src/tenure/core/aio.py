@@ -252,7 +252,7 @@ class AsyncDatabase(BaseDatabase[AsyncSession]):
         self, unit: BaseUnit[AsyncSession], error: BaseException | None, site: Site | None, settled: Verdict | None = None
     ) -> None:
         """End what ``enter`` gave. *error* is what the body raised; it is raised again by the caller."""
-        if unit.ended:
+        if unit.ended or unit.root.inherited:
             self.late(unit, error)
             return
         unit.end_site = site

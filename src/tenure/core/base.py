@@ -18,10 +18,12 @@ from tenure.core import options as opts
 from tenure.core.current import Current, afterwards
 from tenure.core.hooks import Hook
 from tenure.core.limits import Limits, Notices
+from tenure.core.obituary import gone
 from tenure.core.openunits import OpenUnits
 from tenure.core.options import GuardMode, Hold, UnitOptions, strength
 from tenure.core.plainread import PlainReads
 from tenure.core.plan import Opening, Outcome, Plan, Step, Verdict
+from tenure.core.portable import Portable
 from tenure.core.replicated import Replicated
 from tenure.core.session import UnitSession
 from tenure.core.status import Status, status_of
@@ -32,13 +34,13 @@ from tenure.engines.ledger import HolderReport
 from tenure.engines.masked import shown
 from tenure.engines.routing import Replicas
 from tenure.engines.supply import Supply
-from tenure.exceptions import BadOption, DatabaseDraining, JoinRefused, NoUnit, TenureError, UnexpectedUnit, UnitEnded, annotate
+from tenure.exceptions import BadOption, DatabaseDraining, JoinRefused, NoUnit, TenureError, UnexpectedUnit, annotate
 
 S = TypeVar("S")
 FINAL = frozenset(["bind", "binds", "close_resets_only", "autobegin", "twophase", "join_transaction_mode"])
 
 
-class BaseDatabase(Replicated, Generic[S]):
+class BaseDatabase(Replicated, Portable, Generic[S]):
     """One database: an engine, and the units that use it. Safe to share by all threads and tasks."""
 
     session_class: type[UnitSession]
@@ -108,7 +110,7 @@ class BaseDatabase(Replicated, Generic[S]):
             return unit
         ended = self.current_place.here()
         if ended is not None:
-            raise UnitEnded(ended.obituary())
+            raise gone(ended)
         raise NoUnit(f"{self._where()}. Decorate the function with @db.unit, or open one: {self._with()}.")
 
     def on_commit(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
@@ -285,7 +287,7 @@ class BaseDatabase(Replicated, Generic[S]):
             self.current_place.reset(unit.token)
             unit.token = None
         if error is None:
-            raise UnitEnded(unit.obituary())
+            raise gone(unit)
 
     def joined_end(self, unit: BaseUnit[S], error: BaseException | None) -> Verdict:
         """A unit that had joined another is over: if it failed, the other may not commit as if it had not."""

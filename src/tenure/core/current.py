@@ -7,6 +7,8 @@ from collections.abc import Callable
 from contextvars import ContextVar, Token
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
 
+from tenure.engines import fork
+
 if TYPE_CHECKING:
     from tenure.core.unit import BaseUnit
 
@@ -53,10 +55,15 @@ class Current:
     The variable holds a unit weakly: what a thread's context still knows must not keep alive a unit that was dropped.
     """
 
-    __slots__ = ("var",)
+    __slots__ = ("__weakref__", "var")
 
     def __init__(self, name: str) -> None:
         self.var: ContextVar[Place] = ContextVar(f"tenure.{name}", default=nobody)
+        fork.register(self)
+
+    def start_anew(self) -> None:
+        """As ``Heir``: the child has no part in what its parent does here."""
+        self.var.set(nobody)
 
     def here(self) -> BaseUnit[Any] | None:
         """The innermost unit of this context, open or ended; never opens one."""

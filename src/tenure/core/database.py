@@ -287,7 +287,7 @@ class Database(BaseDatabase[Session]):
         self, unit: BaseUnit[Session], error: BaseException | None, site: Site | None, settled: Verdict | None = None
     ) -> None:
         """End what ``enter`` gave. *error* is what the body raised; it is raised again by the caller."""
-        if unit.ended:
+        if unit.ended or unit.root.inherited:
             self.late(unit, error)
             return
         unit.end_site = site

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 from tenure import callsite, workers
 from tenure.callsite import Site, greenlet_finder, words
 from tenure.core.current import found_at, innermost_open
+from tenure.core.obituary import gone
 from tenure.core.timed import TimedSession
 from tenure.engines.ledger import Holding
 from tenure.engines.masked import masked
-from tenure.exceptions import ConcurrentUse, ForeignContext, TenureError, UnitEnded, annotate
+from tenure.exceptions import ConcurrentUse, ForeignContext, TenureError, annotate
 
 if TYPE_CHECKING:
     from contextvars import ContextVar
@@ -61,7 +62,7 @@ class GuardedSession(TimedSession):
         if (here is unit or unit.ending) and not unit.ended:
             return
         if unit.ended:
-            self._unit.database.guard(UnitEnded(unit.obituary()))
+            self._unit.database.guard(gone(unit))
             return
         here = here or found_at(place)[0]
         if here is None or not here.descends_from(unit):
@@ -140,7 +141,7 @@ class GuardedSession(TimedSession):
 
     def _overlap(self, operation: str) -> None:
         if self._unit.ended:  # and is being closed from outside
-            self._unit.database.guard(UnitEnded(self._unit.obituary()))
+            self._unit.database.guard(gone(self._unit))
             return
         first_line = words(self._site)
         ms = (time.monotonic() - self._since) * 1000

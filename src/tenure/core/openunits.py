@@ -6,6 +6,8 @@ import threading
 import weakref
 from typing import TYPE_CHECKING, Any
 
+from tenure.engines import fork
+
 if TYPE_CHECKING:
     from tenure.core.unit import BaseUnit
 
@@ -21,12 +23,19 @@ class OpenUnits:
 
     """
 
-    __slots__ = ("_units", "draining", "over")
+    __slots__ = ("__weakref__", "_units", "draining", "over")
 
     def __init__(self) -> None:
         self._units: dict[int, tuple[weakref.ref[BaseUnit[Any]], int]] = {}
         self.draining = False
         self.over = False
+        fork.register(self)
+
+    def start_anew(self) -> None:
+        """As ``Heir``: the units are the parent's, where they go on."""
+        for unit in self.now():
+            unit.stays_behind()
+        self._units.clear()
 
     def enter(self, unit: BaseUnit[Any]) -> None:
         """*unit* has begun, in this thread."""

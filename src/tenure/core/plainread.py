@@ -17,6 +17,8 @@ from sqlalchemy.sql import ClauseElement, CompoundSelect, Select
 from sqlalchemy.sql.elements import TextClause
 from sqlalchemy.sql.selectable import TextualSelect
 
+from tenure.engines import fork
+
 
 def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
@@ -227,6 +229,11 @@ class PlainReads:
     def __init__(self, dialect: Dialect) -> None:
         self._dialect = _showing_locks(dialect)
         self._answers: dict[Any, bool] = {}
+        self._lock = Lock()
+        fork.register(self)
+
+    def start_anew(self) -> None:
+        """As ``Heir``."""
         self._lock = Lock()
 
     def __call__(self, statement: object) -> bool:

@@ -158,6 +158,8 @@ class TransactionSession(ReadOnlySession):
             self._close()
 
     def _close(self) -> None:
+        if self._unit.inherited:
+            return  # it is the parent's, and stays open there
         if not self._unit.ending and not self._unit.ended:
             self._own("close")
             self._through("close", self._reset)

@@ -14,11 +14,12 @@ from tenure import callsite
 from tenure.callsite import Site, words
 from tenure.core import events
 from tenure.core.hooks import Failure, Hook, Hooks
+from tenure.core.obituary import gone
 from tenure.core.options import UnitOptions
 from tenure.core.plan import Outcome, Step
 from tenure.engines.deadline import Deadline
 from tenure.engines.outcome import doubt
-from tenure.exceptions import BadOption, NotOwner, OutcomeSettled, RollbackOnly, UnitEnded
+from tenure.exceptions import BadOption, NotOwner, OutcomeSettled, RollbackOnly
 
 if TYPE_CHECKING:
     from tenure.core.base import BaseDatabase
@@ -39,6 +40,7 @@ class BaseUnit(Generic[S]):
     ending = False
     dropped = False  # nobody can end it any more
     settled = False
+    inherited = False  # by a child process
     lingers = False  # its hooks run when it has ended
     outcome: Outcome | None = None
     mark: Mark | None = None  # where the primary's log was when this unit had stored something; only where there are replicas
@@ -109,11 +111,12 @@ class BaseUnit(Generic[S]):
 
         Raises:
             UnitEnded: The unit has ended.
+            ForkedUnit: It is that of a parent process.
 
         """
         root = self.root
         if root.ended:
-            raise UnitEnded(self.obituary())
+            raise gone(self)
         if root._session is None:
             root._session, root._door = self.database.new_session(root)
         return root._session
@@ -218,22 +221,17 @@ class BaseUnit(Generic[S]):
 
     def _check_open(self) -> None:
         if self.root.ended or self.ended:
-            raise UnitEnded(self.obituary())
+            raise gone(self)
 
-    def obituary(self) -> str:
-        """How and where the unit ended, and what to do instead."""
-        root = self.root
-        end = ["ended"]
-        if root.outcome is not None:
-            end.append(root.outcome.value)
-        if callsite.is_users(root.end_site):  # not where a host has ended it
-            end.append(f"at {words(root.end_site)}")
-        if root.end_time:
-            end.append(f"{time.monotonic() - root.end_time:.1f} s ago")
-        return (
-            f"the session of {root.name!r} ({words(root.site)}) {', '.join(end)}, and was used again at"
-            f" {words(callsite.here(2))}. Later work needs its own unit: db.unit(function)."
-        )
+    def stays_behind(self) -> None:
+        """Called in a child of the process in which the unit goes on."""
+        if self.ended:
+            return
+        self.ended = self.inherited = True
+        self._session = self._hooks = self._failures = None
+        if self._door is not None:
+            self._door.keep(self)
+            self._door = None
 
     # -- hooks ------------------------------------------------------------------------------------------
 
@@ -357,7 +355,7 @@ class BaseUnit(Generic[S]):
         door = self.door
         if door is None:
             if self.root.ended:  # from outside, at the end of a drain
-                raise UnitEnded(self.obituary())
+                raise gone(self)
             return
         if step is Step.COMMIT:
             door.end_transaction(keep=True)

@@ -138,6 +138,14 @@ class Queue:
             self._serve()
         return spare
 
+    def start_anew(self) -> None:
+        """As ``Heir``: those in line have stayed in the parent; ``renew`` is to follow."""
+        self._lock = threading.RLock()
+        self._line.clear()
+        self.waiting = self.peak = 0
+        self.last_wait = 0.0
+        self.watched_by = None
+
     def is_past(self, lease: Lease) -> bool:
         """Whether *lease* has its place in a pool that another one has replaced."""
         return lease.place is not None and lease.place is not self._places

@@ -9,9 +9,9 @@ however the connection comes back: returned, invalidated, detached, or dropped a
 from __future__ import annotations
 
 import gc
-import os
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from contextvars import ContextVar
@@ -19,17 +19,17 @@ from typing import Any, Final, TypeAlias
 
 from sqlalchemy import event
 from sqlalchemy.engine import Connection, Engine
-from sqlalchemy.pool import Pool, PoolProxiedConnection, QueuePool
+from sqlalchemy.pool import ConnectionPoolEntry, Pool, PoolProxiedConnection, QueuePool
 
-from tenure.engines import verdict, waiting
+from tenure.engines import fork, verdict, waiting
 from tenure.engines.admission import Admission, Queue, State
 from tenure.engines.ledger import Holder, Lease, Ledger, Stranger
+from tenure.engines.sockets import socket_of
 from tenure.exceptions import BadOption
 
 _LEASE: Final = "tenure.lease"  # in the record_info of a connection that is out
 _COLLECT_EVERY: Final = 10.0  # seconds: a full collection of a large program takes a tenth of one
-_MAKING: Final = threading.Lock()
-_INHERITED: Final[list[Lease]] = []
+_making = threading.Lock()
 # What code of this context has taken around tenure and not given back.
 _TAKEN: Final[ContextVar[tuple[Stranger, ...]]] = ContextVar("tenure.taken", default=())
 
@@ -76,7 +76,7 @@ class Gate:
         self._collected = 0.0
         self._sweeping = threading.Lock()
         self._users = 0
-        self._process = os.getpid()
+        self._records: weakref.WeakSet[ConnectionPoolEntry] = weakref.WeakSet()  # of connections, out or not
         self._wait: waiting.Wait = waiting.in_loop if engine.dialect.is_async else waiting.in_thread
         self._connect: Callable[[], PoolProxiedConnection] = engine.pool.connect
         self._stand_before(engine.pool)
@@ -86,9 +86,11 @@ class Gate:
         heard: bool = engine._has_events  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
         event.listen(engine, "engine_disposed", self._renewed)
         engine._has_events = heard  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+        event.listen(engine, "connect", self._made)
         for name_of_event, listener in (("checkin", _came_back), ("detach", _came_back), ("invalidate", _discarded)):
             if not event.contains(engine, name_of_event, listener):  # left there when the gate goes, for leases that outlive it
                 event.listen(engine, name_of_event, listener)
+        fork.register(self)
 
     # -- taking --------------------------------------------------------------------------------------------
 
@@ -206,7 +208,7 @@ class Gate:
             raise
         finally:
             try:
-                if self.queue.is_past(lease) and not connection.closed and os.getpid() == self._process:
+                if self.queue.is_past(lease) and not connection.closed:
                     connection.invalidate()  # the old pool would not close it
                 connection.close()
             finally:
@@ -294,9 +296,6 @@ class Gate:
         """``dispose()`` has put a new pool in the place of the old; connections of that which are out go their own way."""
         self._stand_before(engine.pool)
         spare = self.queue.renew(capacity_of(engine.pool))
-        if os.getpid() != self._process:  # a child, which must leave its parent's sockets alone, the garbage collector too
-            _INHERITED.extend(spare)
-            return
         for lease in spare:
             lease.connection.invalidate()  # the old pool would not close it
             self._discharge(lease)
@@ -317,6 +316,25 @@ class Gate:
         if not self._users:
             self.engine.pool.__dict__.pop("connect", None)
             event.remove(self.engine, "engine_disposed", self._renewed)
+            event.remove(self.engine, "connect", self._made)
+            fork.forget(self)
+
+    def _made(self, _connection: Any, record: ConnectionPoolEntry) -> None:
+        """Pool event ``connect``."""
+        self._records.add(record)
+
+    def start_anew(self) -> None:
+        """As ``Heir``: what is pooled, out or parked is the parent's."""
+        fork.keep(self.engine.pool, *self.ledger.leases())
+        for record in list(self._records):
+            fork.sever(record, socket_of(self.engine))
+        self._records.clear()
+        self.ledger.clear()
+        self.queue.start_anew()
+        self.counts = Counts()
+        self._asking, self._sweeping = threading.local(), threading.Lock()
+        _TAKEN.set(())
+        self.engine.dispose(close=False)
 
 
 def gate_of(engine: Engine, name: str, admission: Admission | None) -> Gate:
@@ -326,10 +344,19 @@ def gate_of(engine: Engine, name: str, admission: Admission | None) -> Gate:
         BadOption: It has one already, with another *admission*.
 
     """
-    with _MAKING:
+    with _making:
         there: Any = getattr(engine.pool.connect, "__self__", None)
         gate = there if isinstance(there, Gate) else Gate(engine, name, admission or Admission())
         return gate.join(admission)
+
+
+def _start_anew() -> None:
+    global _making
+    _making = threading.Lock()
+    waiting.BESIDE.set(None)
+
+
+fork.in_child(_start_anew)
 
 
 def capacity_of(pool: Pool) -> int | None:

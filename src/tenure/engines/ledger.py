@@ -207,6 +207,11 @@ class Ledger:
             self._on.pop(id(connection), None)
         self._open.pop(id(lease), None)  # last: what is interrupted before is still found by a sweep
 
+    def clear(self) -> None:
+        """Forget all."""
+        self._open.clear()
+        self._on.clear()
+
     def lease_on(self, connection: Connection) -> Lease | None:
         """The lease on *connection*, if it has one."""
         lease = self._on.get(id(connection))

@@ -17,6 +17,7 @@ from sqlalchemy.exc import DisconnectionError, InvalidatePoolError
 
 from tenure.engines import resting
 from tenure.engines.ledger import Lease, Ledger
+from tenure.engines.sockets import socket_of
 from tenure.exceptions import annotate, brief, sqlstate
 
 _SINCE: Final = "tenure.idle_since"  # in the info of a pooled connection: when it came back
@@ -40,7 +41,7 @@ class Liveness:
         self._ledger = ledger
         self._idle = idle
         self._postgresql = engine.dialect.name == "postgresql"
-        self._socket = _SOCKETS.get(engine.dialect.driver, _no_socket)
+        self._socket = socket_of(engine)
         self._busy = _BUSY.get(engine.dialect.driver, _not_busy)
         if engine.dialect.name != "sqlite":  # which has no server to lose
             event.listen(engine, "checkout", self.checked_out)
@@ -146,52 +147,6 @@ def _poll(descriptor: int) -> int:
     poll.register(descriptor, select.POLLIN | getattr(select, "POLLRDHUP", 0))
     ready = poll.poll(0)
     return ready[0][1] if ready else 0
-
-
-# Each gives the descriptor of a driver connection's socket, -1 or any error for one that is closed, None where it cannot be had.
-
-
-def _no_socket(_driver: Any) -> int | None:
-    return None
-
-
-def _fileno(driver: Any) -> int | None:
-    return int(driver.fileno())
-
-
-# Private names of drivers, none of which tells its socket otherwise. tests/engines/test_liveness.py fails when they change.
-
-
-def _sock(driver: Any) -> int | None:
-    return int(driver._sock.fileno())  # noqa: SLF001
-
-
-def _transport(driver: Any) -> int | None:
-    return _under(driver._transport)  # noqa: SLF001
-
-
-def _writer(driver: Any) -> int | None:
-    return _under(driver._writer)  # noqa: SLF001
-
-
-def _under(stream: Any) -> int:
-    return -1 if stream.is_closing() else int(stream.get_extra_info("socket").fileno())
-
-
-def _asyncpg(driver: Any) -> int | None:
-    return -1 if driver.is_closed() else _transport(driver)
-
-
-_SOCKETS: Final[dict[str, Callable[[Any], int | None]]] = {
-    "psycopg": _fileno,
-    "psycopg_async": _fileno,
-    "psycopg2": _fileno,
-    "mysqldb": _fileno,
-    "asyncpg": _asyncpg,
-    "pymysql": _sock,
-    "aiomysql": _writer,
-    "asyncmy": _transport,
-}
 
 
 # Each tells whether a driver connection is still in a transaction, as far as the driver knows without asking.

@@ -109,6 +109,11 @@ _ASYNC = {
 }
 
 
+def is_in_memory(url: URL) -> bool:
+    """Whether the database at *url* is one of SQLite's that is gone with the process."""
+    return url.get_backend_name() == "sqlite" and url.database in (None, "", ":memory:")
+
+
 def anchor(url: URL) -> sqlite3.Connection | None:
     """A connection that must stay open as long as the database at *url* is used; None for all but SQLite's memory."""
     if url.get_backend_name() != "sqlite":

@@ -7,7 +7,6 @@ the running event loop. A watch is always finished before its connection goes to
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
 import time
 from contextlib import suppress
@@ -17,6 +16,7 @@ from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.util import await_only, greenlet_spawn
 from sqlalchemy.util.concurrency import in_greenlet
 
+from tenure.engines.fork import in_child
 from tenure.engines.interrupt import GRACE, Interrupt
 
 _AGAIN: Final = 0.1  # seconds until a stop is repeated: the first may have come between two statements
@@ -160,8 +160,7 @@ def _start_anew() -> None:
     _watchman = Watchman()  # the thread, and whoever held the lock, have stayed in the parent
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_start_anew)
+in_child(_start_anew)
 
 
 class LoopWatch(Watch):

@@ -15,6 +15,7 @@ from tenure.core.base import BaseDatabase, attach
 from tenure.core.plan import Outcome, adrive
 from tenure.core.shield import finish
 from tenure.core.unit import BaseUnit
+from tenure.engines import fork
 from tenure.engines.waiting import BESIDE
 from tenure.web.boundary import Boundary, Rules
 from tenure.web.request import Request, Work
@@ -112,6 +113,11 @@ class Threads:
         self._permits = asyncio.Semaphore(_PERMITS)
         self._limiter: Any = None
         self._pool: ThreadPoolExecutor | None = None
+        fork.register(self)
+
+    def start_anew(self) -> None:
+        """As ``Heir``: the threads have stayed in the parent."""
+        self._loop = self._pool = None
 
     def _here(self) -> asyncio.AbstractEventLoop:
         """The running loop; an application may be served by one after another, as in tests."""

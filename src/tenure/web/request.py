@@ -20,6 +20,7 @@ from tenure.core.current import Place
 from tenure.core.options import UnitOptions
 from tenure.core.plan import Outcome, Verdict
 from tenure.core.unit import BaseUnit
+from tenure.engines import fork
 from tenure.engines.position import Client
 from tenure.exceptions import LostWork
 from tenure.web.answers import keeps, reason
@@ -33,7 +34,15 @@ _OPTIONS: Final = UnitOptions()
 _KEPT: Final = 600  # seconds that a client keeps a position: far longer than replicas are behind, and over soon after a failover
 # Two threads of one request may ask first, or end it, at the same time. A lock that may be taken again, for the garbage
 # collector may end a request in the thread that is about to open another.
-_TURN: Final = threading.RLock()
+_turn = threading.RLock()
+
+
+def _start_anew() -> None:
+    global _turn
+    _turn = threading.RLock()
+
+
+fork.in_child(_start_anew)
 
 
 class Request:
@@ -90,7 +99,7 @@ class Request:
         return None if self.over else self.unit
 
     def _open(self, site: Site | None) -> None:
-        with _TURN:
+        with _turn:
             if self.unit is None and not self.over:
                 database = self.boundary.database
                 database.check_not_draining(self.name, site)
@@ -131,7 +140,7 @@ class Request:
 
     def decide(self, status: int, error: BaseException | None) -> BaseUnit[Any] | None:
         """The unit to settle for an answer with *status*, told to roll back if that is what the answer means."""
-        with _TURN:  # a unit that another thread opens from now on comes too late to write
+        with _turn:  # a unit that another thread opens from now on comes too late to write
             unit = self.unit
             if unit is None:
                 self.settled, self.answer = Verdict(Outcome.READ_ONLY), (status, error)
@@ -198,7 +207,7 @@ class Request:
 
     def finishing(self, error: BaseException | None, site: Site | None) -> Generator[Work, Any, None]:
         """The plan of ``finish``: the body was sent, or the client has left."""
-        with _TURN:
+        with _turn:
             if self.ending:
                 return
             self.ending = True
@@ -207,7 +216,7 @@ class Request:
                 yield from self.settling(500, error or RuntimeError("the request ended without an answer"))
         finally:
             self.check_body()
-            with _TURN:
+            with _turn:
                 self.over = True
             if self.unit is not None:
                 yield partial(self._shell.leave, self.unit, error, site, self.settled)

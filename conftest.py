@@ -5,7 +5,9 @@ One that needs a server is run by a test: tests/examples/test_tenants.py.
 
 import contextlib
 import logging
+import sys
 import tempfile
+import types
 from typing import Any
 
 from sqlalchemy import Engine
@@ -20,6 +22,10 @@ def _begin(namespace: dict[str, Any]) -> None:
     folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="tenure-docs-"))
     stack.enter_context(contextlib.chdir(folder))
     stack.callback(logging.getLogger("tenure").setLevel, logging.NOTSET)
+    # Frameworks that look into annotations do so by way of a function's module.
+    namespace["__name__"] = "documented"
+    sys.modules["documented"] = types.ModuleType("documented")
+    stack.callback(sys.modules.pop, "documented")
 
 
 def _end(namespace: dict[str, Any]) -> None:

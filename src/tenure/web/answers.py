@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from tenure.exceptions import DatabaseDraining, Overloaded
+
+REFUSED: Final = (Overloaded, DatabaseDraining)  # errors of requests that may come again
 
 
 def keeps(status: int) -> bool:
@@ -26,7 +28,7 @@ def refusal(error: BaseException) -> Refusal | None:
     A 503 with ``Retry-After`` tells a load balancer that this process is well, and to try again or elsewhere. ``PoolExhausted``
     is none: its request has waited for the whole time already, a second one would do no better, and its verdict is for people.
     """
-    if isinstance(error, (Overloaded, DatabaseDraining)):
+    if isinstance(error, REFUSED):
         return Refusal("503 Service Unavailable", {"Retry-After": str(math.ceil(error.retry_after))})
     return None
 

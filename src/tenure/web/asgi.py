@@ -48,6 +48,13 @@ class UnitMiddleware:
         self.boundary = LoopBoundary(db, **rules)
         self.close = close
 
+    @classmethod
+    def around(cls, app: ASGIApplication, boundary: LoopBoundary) -> UnitMiddleware:
+        """Wrap *app*, one of several that share *boundary*, for a framework that knows itself when it shuts down."""
+        made = cls.__new__(cls)
+        made.app, made.boundary, made.close = app, boundary, False
+        return made
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or pass on what is none."""
         if scope["type"] == "lifespan":

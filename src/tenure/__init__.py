@@ -9,7 +9,7 @@ from tenure.core.database import Database, Unit
 from tenure.core.limits import Limits
 from tenure.core.options import Retry
 from tenure.engines.admission import Admission
-from tenure.engines.routing import Replicas
+from tenure.engines.replicas import Replicas
 from tenure.watch.logs import LogReader as _LogReader
 
 __all__ = ["Admission", "AsyncDatabase", "AsyncUnit", "Database", "Limits", "Replicas", "Retry", "Unit"]

@@ -30,7 +30,7 @@ from tenure.core.unit import BaseUnit
 from tenure.engines import presets
 from tenure.engines.admission import Admission
 from tenure.engines.deadline import Deadline
-from tenure.engines.routing import Replicas, opened
+from tenure.engines.replicas import Replicas, opened
 from tenure.exceptions import BadOption, WrongDriver
 
 if TYPE_CHECKING:

@@ -32,7 +32,7 @@ from tenure.engines.admission import Admission, admission_of
 from tenure.engines.deadline import Deadline
 from tenure.engines.ledger import HolderReport
 from tenure.engines.masked import shown
-from tenure.engines.routing import Replicas
+from tenure.engines.replicas import Replicas
 from tenure.engines.supply import Supply
 from tenure.exceptions import BadOption, DatabaseDraining, JoinRefused, NoUnit, TenureError, UnexpectedUnit, annotate
 

@@ -17,13 +17,13 @@ from tenure.callsite import Site
 from tenure.core.late import LateSession
 from tenure.core.options import strength
 from tenure.engines.ledger import Lease
-from tenure.engines.routing import Routing, unreachable
 from tenure.engines.supply import Supply, Terms
 from tenure.exceptions import sqlstate
 
 if TYPE_CHECKING:
     from tenure.core.plainread import PlainReads
     from tenure.core.unit import BaseUnit
+    from tenure.engines.routing import Routing
 
 T = TypeVar("T")
 _READ_COMMITTED = strength("READ COMMITTED")
@@ -111,7 +111,7 @@ class HoldingSession(LateSession):
     def _elsewhere(self, error: Exception) -> bool:
         """Whether what failed can run once more on another server: its replica was lost before it had answered anything."""
         routing = self._unproved
-        if routing is None or not unreachable(error) or self.patience() == 0.0:
+        if routing is None or not routing.is_unreachable(error) or self.patience() == 0.0:
             return False
         self._unproved, streams = None, self._streams
         self._end_read()

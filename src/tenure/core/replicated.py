@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from tenure.core import events
 from tenure.core.plan import Outcome
-from tenure.engines.routing import Replicas, ReplicaStatus, Routing
 from tenure.exceptions import BadOption
 
 if TYPE_CHECKING:
     from tenure.core.unit import BaseUnit
+    from tenure.engines.replicas import Replicas, ReplicaStatus
+    from tenure.engines.routing import Routing
     from tenure.engines.supply import Supply
 
 
@@ -25,7 +26,11 @@ class Replicated:
 
     def route(self, settings: Replicas, supplies: Sequence[Supply]) -> Routing | None:
         """The choice among *supplies*, None where there are none."""
-        return Routing(self.supply, supplies, settings, self._tell) if supplies else None
+        if not supplies:
+            return None
+        from tenure.engines.routing import Routing
+
+        return Routing(self.supply, supplies, settings, self._tell)
 
     def replica_numbers(self) -> tuple[ReplicaStatus, ...]:
         """The numbers of each replica."""

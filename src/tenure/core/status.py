@@ -7,7 +7,7 @@ from typing import NamedTuple
 from sqlalchemy.pool import QueuePool
 
 from tenure.engines.gate import Gate
-from tenure.engines.routing import ReplicaStatus
+from tenure.engines.replicas import ReplicaStatus
 
 
 class Status(NamedTuple):

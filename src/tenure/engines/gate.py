@@ -21,7 +21,7 @@ from sqlalchemy import event
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.pool import ConnectionPoolEntry, Pool, PoolProxiedConnection, QueuePool
 
-from tenure.engines import fork, verdict, waiting
+from tenure.engines import fork, waiting
 from tenure.engines.admission import Admission, Queue, State
 from tenure.engines.ledger import Holder, Lease, Ledger, Stranger
 from tenure.engines.sockets import socket_of
@@ -142,6 +142,8 @@ class Gate:
 
     def _stand_in_line(self, lease: Lease) -> None:
         """Wait for a place."""
+        from tenure.engines import verdict  # with the words of its errors, which a program may never need
+
         self.sweep()
         if self.queue.enter(lease):
             return
@@ -177,6 +179,8 @@ class Gate:
         """Raise Overloaded if one more would be too many in line."""
         limit = self.queue.admission.max_waiting
         if limit is not None and self.queue.waiting >= limit:
+            from tenure.engines import verdict
+
             self.counts.refused += 1
             raise verdict.overloaded(self, "max_waiting")
 

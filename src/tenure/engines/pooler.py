@@ -16,7 +16,7 @@ from sqlalchemy.engine import URL, Engine
 
 from tenure import callsite
 from tenure.callsite import words
-from tenure.exceptions import BadOption, PoolerRefused, annotate, sqlstate
+from tenure.exceptions import BadOption, PoolerRefused, annotate
 
 
 def _unnamed() -> str:
@@ -38,7 +38,6 @@ _CONNECT: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
     }
 )
 POOLERS: Final = ("pgbouncer",)
-_BROKEN: Final = frozenset(["42P05", "26000"])  # duplicate_prepared_statement, invalid_sql_statement_name
 _MARK: Final = "tenure_pooler"  # execution option of an engine that has the preset
 
 _XACT: Final = "Take pg_advisory_xact_lock() or pg_try_advisory_xact_lock(), which end with the transaction."
@@ -127,8 +126,8 @@ _FALSE: Final = frozenset(["'f'", "'false'", "'off'"])
 
 
 def explain(error: BaseException, engine: Engine) -> None:
-    """Note on an error about a prepared statement that there is a preset, unless the engine has it."""
-    if sqlstate(error) in _BROKEN and _MARK not in engine.get_execution_options():
+    """Note on *error*, which is about a prepared statement, that there is a preset, unless the engine has it."""
+    if _MARK not in engine.get_execution_options():
         annotate(
             error,
             "tenure: a prepared statement was lost, or met on another client's connection, as it is behind PgBouncer in"

@@ -8,7 +8,6 @@ from sqlalchemy import create_engine
 from sqlalchemy.engine import URL, Engine, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
-from tenure.engines import pooler as poolers
 from tenure.exceptions import BadOption, WrongDriver
 
 if TYPE_CHECKING:
@@ -126,6 +125,8 @@ def anchor(url: URL) -> sqlite3.Connection | None:
 def _engine(create: Any, url: URL, options: dict[str, Any], pooler: str | None) -> Any:
     backend = url.get_backend_name()
     if pooler is not None:
+        from tenure.engines import pooler as poolers
+
         options = poolers.preset(pooler, url, options)
     refuse_autocommit(options.get("isolation_level"), options.get("execution_options"))
     preset = {"postgresql": postgresql, "mysql": mysql, "mariadb": mysql}.get(backend, dict)()
@@ -148,6 +149,8 @@ def _engine(create: Any, url: URL, options: dict[str, Any], pooler: str | None) 
 
         sqlite.prepare(getattr(engine, "sync_engine", engine))
     if pooler is not None:
+        from tenure.engines import pooler as poolers
+
         poolers.watch(getattr(engine, "sync_engine", engine), pooler)
     return engine
 

@@ -20,10 +20,11 @@ from tenure.engines.ledger import Holder, Lease
 from tenure.engines.liveness import Liveness, only_ours
 from tenure.engines.masked import shown
 from tenure.engines.outcome import Witness
-from tenure.engines.pooler import explain
 from tenure.engines.profile import profile_of
 from tenure.exceptions import BadOption, DatabaseClosed, sqlstate
 
+# A prepared statement was lost, or is there already: duplicate_prepared_statement, invalid_sql_statement_name.
+_UNPREPARED: Final = frozenset(["42P05", "26000"])
 _NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
 
 
@@ -255,12 +256,16 @@ class Supply:
 
     def _statement_failed(self, context: Any) -> BaseException | None:
         error = context.sqlalchemy_exception or context.original_exception
-        explain(error, self.engine)
+        code = sqlstate(error)
+        if code in _UNPREPARED:
+            from tenure.engines.pooler import explain
+
+            explain(error, self.engine)
         lease = None if context.connection is None else self.ledger.lease_on(context.connection)
         holder = None if lease is None else lease.holder()
         if holder is None:
             return None
-        if self.profile.failure_spoils or sqlstate(error) in self.profile.undone_by:
+        if self.profile.failure_spoils or code in self.profile.undone_by:
             holder.statement_failed(error)
         return holder.instead_of(error)
 

@@ -87,9 +87,7 @@ async def _overload(bench: Bench) -> None:
     short = create_async_engine(url, **options, pool_timeout=DEADLINE)
     await _capacity(lambda: AsyncSession(plain), 0.3)  # its connections are made
     capacity = await _capacity(lambda: AsyncSession(plain), bench.seconds)
-    waiting = int(
-        0.75 * DEADLINE * capacity
-    )  # a little below what is served before the deadline, as docs/how-to/admission.md has it
+    waiting = int(DEADLINE * capacity / 2)  # half of what is served before the deadline, as docs/how-to/admission.md has it
     bound = AsyncDatabase(url, admission=Admission(max_waiting=waiting), **options)
     aimed = AsyncDatabase(url, admission=Admission(target=0.05), **options)
     bounded = f"tenure, max_waiting={waiting}"

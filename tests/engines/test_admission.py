@@ -182,6 +182,23 @@ def test_overload_is_told_from_a_burst():
     assert short == [False, False, False]
 
 
+def test_an_overload_that_comes_back_is_seen_sooner():
+    """R35: a pause in what comes does not buy a standing queue another whole interval."""
+    brain = Overload(0.1)
+    for now in (0.0, 0.5, 1.1):
+        brain.sheds(now, 0.5)
+    assert brain.overloaded
+    brain.sheds(1.2, 0.05)  # a pause: the queue was short for a moment
+
+    again = [brain.sheds(now, 0.5) for now in (1.25, 1.39, 1.41)]
+    for now in (2.0, 3.5, 4.6):
+        brain.sheds(now, 0.01)  # calm for long
+    burst = [brain.sheds(now, 0.5) for now in (5.7, 5.8, 6.0)]
+
+    assert again == [False, False, True]
+    assert burst == [False, False, False]
+
+
 def test_a_queue_with_a_target_turns_away():
     """R35: whoever is turned away is woken and has no place; the next one has it."""
     line = _Line(target=0.1)

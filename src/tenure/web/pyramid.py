@@ -7,7 +7,7 @@ from typing import Any
 
 from pyramid.config import global_registries
 from pyramid.events import ApplicationCreated
-from pyramid.httpexceptions import exception_response
+from pyramid.httpexceptions import exception_response  # pyright: ignore[reportUnknownVariableType]
 from pyramid.tweens import EXCVIEW, INGRESS
 from sqlalchemy import URL
 from sqlalchemy.orm import Session
@@ -75,7 +75,11 @@ def tween(handler: Callable[[Any], Any], registry: Any) -> Callable[[Any], Any]:
         if boundary.inside():  # a subrequest, or an application within another
             return handler(request)
         begun = BlockingRequest(boundary, f"{request.method} {request.environ['PATH_INFO']}", request.environ.get("HTTP_COOKIE"))
-        request.add_finished_callback(lambda _: _over(begun))  # the first of them, and after all response callbacks
+
+        def over(_request: Any) -> None:
+            _over(begun)
+
+        request.add_finished_callback(over)  # the first of them, and after all response callbacks
         try:
             return _answer(begun, request, handler)
         except BaseException as error:
@@ -97,7 +101,8 @@ def _answer(begun: BlockingRequest, request: Any, handler: Callable[[Any], Any])
         if refused is None:
             raise
         begun.settle(500, error)
-        response = _handled(request, exception_response(int(refused.status.split()[0])))
+        unavailable: Exception = exception_response(int(refused.status.split()[0]))
+        response = _handled(request, unavailable)
         response.headers.update(refused.headers)
     if (cookie := begun.set_cookie(secure=request.scheme == "https")) is not None:
         response.headerlist.append(("Set-Cookie", cookie))

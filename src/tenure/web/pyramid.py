@@ -101,8 +101,7 @@ def _answer(begun: BlockingRequest, request: Any, handler: Callable[[Any], Any])
         if refused is None:
             raise
         begun.settle(500, error)
-        unavailable: Exception = exception_response(int(refused.status.split()[0]))
-        response = _handled(request, unavailable)
+        response = _handled(request, _unavailable(int(refused.status.split()[0])))
         response.headers.update(refused.headers)
     if (cookie := begun.set_cookie(secure=request.scheme == "https")) is not None:
         response.headerlist.append(("Set-Cookie", cookie))
@@ -117,6 +116,9 @@ def _answer(begun: BlockingRequest, request: Any, handler: Callable[[Any], Any])
 def _handled(request: Any, error: Exception) -> Any:
     """What the application's exception views answer for *error*; raises it where there is none."""
     return request.invoke_exception_view((type(error), error, error.__traceback__), reraise=True)
+
+
+_unavailable: Callable[[int], Exception] = exception_response
 
 
 def _over(begun: BlockingRequest) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from pyramid import httpexceptions
 from pyramid.config import global_registries
 from pyramid.events import ApplicationCreated
-from pyramid.httpexceptions import exception_response  # pyright: ignore[reportUnknownVariableType]
 from pyramid.tweens import EXCVIEW, INGRESS
 from sqlalchemy import URL
 from sqlalchemy.orm import Session
@@ -18,6 +18,7 @@ from tenure.web.answers import refusal
 from tenure.web.blocking import BlockingBody, BlockingBoundary, BlockingRequest
 from tenure.web.wsgi import is_whole
 
+_answers: Any = httpexceptions  # without types
 _TWEEN = "tenure.web.pyramid.tween"
 _DATABASE, _BOUNDARY, _AROUND = "tenure.db", "tenure.boundary", "tenure.around"  # in the registry of an application
 
@@ -101,7 +102,7 @@ def _answer(begun: BlockingRequest, request: Any, handler: Callable[[Any], Any])
         if refused is None:
             raise
         begun.settle(500, error)
-        response = _handled(request, _unavailable(int(refused.status.split()[0])))
+        response = _handled(request, _answers.exception_response(int(refused.status.split()[0])))
         response.headers.update(refused.headers)
     if (cookie := begun.set_cookie(secure=request.scheme == "https")) is not None:
         response.headerlist.append(("Set-Cookie", cookie))
@@ -116,9 +117,6 @@ def _answer(begun: BlockingRequest, request: Any, handler: Callable[[Any], Any])
 def _handled(request: Any, error: Exception) -> Any:
     """What the application's exception views answer for *error*; raises it where there is none."""
     return request.invoke_exception_view((type(error), error, error.__traceback__), reraise=True)
-
-
-_unavailable: Callable[[int], Exception] = exception_response
 
 
 def _over(begun: BlockingRequest) -> None:

@@ -57,11 +57,14 @@ class Site:
 
 @pytest.fixture
 def serve(host, make_face):
-    """``serve(face, {"/": probe})`` serves an application of probes until the test ends."""
+    """``serve(face, {"/": probe})`` serves an application of probes until the test ends; *second* is one more database for it."""
     with contextlib.ExitStack() as stack:
 
-        def start(face, probes, threads=4, **boundary):
+        def start(face, probes, threads=4, second=None, **boundary):
             start.closes_bodies = ("async" if face.is_async else "sync") in host.closes_bodies
-            return Site(stack.enter_context(host.serve(host.application(face, probes, **boundary), threads)))
+            app = host.application(face, probes, **boundary)
+            if second is not None:
+                app = host.beside(app, second)
+            return Site(stack.enter_context(host.serve(app, threads)))
 
         yield start

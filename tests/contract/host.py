@@ -61,6 +61,10 @@ class Host:
         """An application that answers each path by its probe, with tenure's adapter in place."""
         raise NotImplementedError
 
+    def beside(self, app: Any, second: Any) -> Any:
+        """*app* with tenure's adapter for a second database too."""
+        raise NotImplementedError
+
     def serve(self, app: Any, threads: int) -> contextlib.AbstractContextManager[Address]:
         """Serve it, with that many requests at once."""
         raise NotImplementedError

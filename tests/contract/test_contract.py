@@ -15,6 +15,7 @@ from tenure.exceptions import NoUnit, Overloaded, ReadOnlyUnit, UnitEnded
 from support.face import settle
 from support.http import at_once
 from support.models import Order, Pledge, User
+from support.probe import stored as stored_in
 
 pytestmark = pytest.mark.dialects("sqlite", "postgresql")
 
@@ -95,6 +96,43 @@ def test_the_databases_own_error_is_not_wrapped(face, serve, told, caplog):
 
     assert "IntegrityError" in caplog.text
     assert "tenure.exceptions" not in caplog.text
+
+
+@pytest.mark.dialects("postgresql")
+def test_two_databases_end_in_order_and_never_look_like_one(make_face, serve, told):
+    """R12: they commit in the order in which their units opened; when one fails, the client gets a 500 and later ones keep nothing."""
+    pair = [make_face(name=name) for name in ("orders", "audit")]
+    hooks = []
+
+    def probe(*names, fails=None):
+        async def work():
+            for face in sorted(pair, key=lambda face: names.index(face.db.name)):
+                face.session.add(User(name=f"{face.db.name} {fails}"))
+                await face.session.flush()
+                if face.db.name == fails:
+                    face.session.add(Pledge(user_id=4711))
+                    await face.session.flush()
+                face.db.on_commit(hooks.append, face.db.name)
+            return Answer()
+
+        return work
+
+    ways = {"/both": probe("orders", "audit"), "/swapped": probe("audit", "orders", fails="")}
+    ways |= {f"/{name}": probe("orders", "audit", fails=name) for name in ("orders", "audit")}
+    site = serve(pair[0], ways, second=pair[1].db)
+
+    seen = {}
+    for path in ways:
+        status = site.get(path).status
+        seen[path] = (status, hooks[:])
+        hooks.clear()
+
+    assert seen == {
+        "/both": (200, ["orders", "audit"]), "/swapped": (200, ["audit", "orders"]),
+        "/orders": (500, []), "/audit": (500, ["orders"]),
+    }  # fmt: skip
+    assert stored_in(pair[0]) == ["audit ", "audit None", "orders ", "orders None", "orders audit"]
+    assert (len(told.closed(8)), [face.out() for face in pair]) == (8, [0, 0])
 
 
 # ------------------------------------------------------------------------------- too many requests

@@ -23,11 +23,12 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import event, select, text
 
+from tenure import Database
 from tenure.engines import pooler
 from tenure.exceptions import TenureError, UnitEnded
 
 from support.face import settle
-from support.models import Order, User
+from support.models import Order, Pledge, User
 from support.probe import outside
 
 VALUE = "patient-0815"
@@ -315,6 +316,23 @@ async def _(face):
     finally:
         begun.finish()
         begun.leave(begun.token)
+
+
+@provokes("several-databases", faces=("sync",), dialects=("postgresql",))
+async def _(face):
+    from tenure.web.blocking import BlockingBoundary, BlockingRequest
+
+    with contextlib.closing(Database(face.sync_engine.url, name="audit")) as audit:
+        begun = [BlockingRequest(BlockingBoundary(db), "POST /users") for db in (audit, face.db)]
+        try:
+            await write(face.session)
+            audit.session.add(Pledge(user_id=4711))
+            begun[1].settle(200)
+            begun[0].settle(200)
+        finally:
+            for one in reversed(begun):
+                one.finish()
+                one.leave(one.token)
 
 
 @provokes("outcome-settled")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
 from contextvars import Token
@@ -18,7 +19,7 @@ from tenure.core.unit import BaseUnit
 from tenure.engines import fork
 from tenure.engines.waiting import BESIDE
 from tenure.web.boundary import Boundary, Rules
-from tenure.web.request import Request, Work
+from tenure.web.request import Request, Step
 
 # How many requests that hold no connection yet may be settled in threads at once: each may have to wait for one there. Those that
 # hold one never queue behind them.
@@ -80,11 +81,11 @@ class LoopRequest(Request):
 
     async def settle(self, status: int, error: BaseException | None = None) -> None:
         """``BlockingRequest.settle``, awaited. What has begun is finished although the task is cancelled."""
-        await adrive(self.settling(status, error), self._carry_out)
+        await adrive(self.settling(status, error), _carry_out)
 
     async def finish(self, error: BaseException | None = None) -> None:
         """``BlockingRequest.finish``, awaited. What has begun is finished although the task is cancelled."""
-        await adrive(self.finishing(error, callsite.here(2)), self._carry_out)
+        await adrive(self.finishing(error, callsite.here(2)), _carry_out)
 
     def gone(self) -> None:
         """The host's task goes on to something else: nothing of this request may stay behind in its context."""
@@ -93,11 +94,12 @@ class LoopRequest(Request):
             with suppress(ValueError):  # left in another context than it was entered in
                 BESIDE.reset(self.beside)
 
-    async def _carry_out(self, work: Work) -> Any:
-        unit = self.unit
-        if self.threads is None or unit is None:
-            return await work()
-        return work() if unit.ends_at_once() else await self.threads.run(work, unit)
+
+async def _carry_out(step: Step) -> Any:
+    request: Any = step.request  # a LoopRequest, for only such end together with one
+    if request.threads is None or request.unit is None:
+        return await step.call()
+    return step.call() if request.unit.ends_at_once() else await request.threads.run(step.call, request.unit)
 
 
 class Threads:
@@ -128,7 +130,7 @@ class Threads:
             self._limiter = None if anyio is None else anyio.to_thread.current_default_thread_limiter()
         return loop
 
-    async def run(self, work: Work, unit: BaseUnit[Any]) -> Any:
+    async def run(self, work: Callable[[], Any], unit: BaseUnit[Any]) -> Any:
         """Do *work* for *unit* in a thread, to its end; a cancellation is raised afterwards, and carries the outcome."""
         self._here()
         door = unit.door
@@ -139,7 +141,7 @@ class Threads:
             raise cancelled
         return result
 
-    async def _run(self, work: Work, waits: Any) -> Any:
+    async def _run(self, work: Callable[[], Any], waits: Any) -> Any:
         async with waits:
             if self._pool is None:
                 self._pool = ThreadPoolExecutor(_THREADS, "tenure")

@@ -6,6 +6,7 @@ import math
 from typing import Final, NamedTuple
 
 from tenure.exceptions import DatabaseDraining, Overloaded
+from tenure.web.together import stored_partly
 
 REFUSED: Final = (Overloaded, DatabaseDraining)  # errors of requests that may come again
 
@@ -28,7 +29,7 @@ def refusal(error: BaseException) -> Refusal | None:
     A 503 with ``Retry-After`` tells a load balancer that this process is well, and to try again or elsewhere. ``PoolExhausted``
     is none: its request has waited for the whole time already, a second one would do no better, and its verdict is for people.
     """
-    if isinstance(error, REFUSED):
+    if isinstance(error, REFUSED) and not stored_partly(error):
         return Refusal("503 Service Unavailable", {"Retry-After": str(math.ceil(error.retry_after))})
     return None
 

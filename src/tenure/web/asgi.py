@@ -125,8 +125,9 @@ class _Answer:
             self.failed = error
             raise
         self.begun = True
-        if (cookie := self.request.set_cookie(secure=self.secure)) is not None:
-            return {**message, "headers": [*message.get("headers", ()), (b"set-cookie", cookie.encode())]}
+        if cookies := self.request.set_cookies(secure=self.secure):
+            more = [(b"set-cookie", cookie.encode()) for cookie in cookies]
+            return {**message, "headers": [*message.get("headers", ()), *more]}
         return message
 
     async def raised(self, error: Exception) -> None:

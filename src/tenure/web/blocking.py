@@ -9,7 +9,7 @@ from tenure import callsite
 from tenure.core.database import Database
 from tenure.core.plan import drive
 from tenure.web.boundary import Boundary
-from tenure.web.request import Request, Work
+from tenure.web.request import Request, Step
 
 
 class BlockingBoundary(Boundary):
@@ -41,8 +41,8 @@ class BlockingRequest(Request):
         drive(self.finishing(error, callsite.here(2)), _call)
 
 
-def _call(work: Work) -> Any:
-    return work()
+def _call(step: Step) -> Any:
+    return step.call()
 
 
 class BlockingBody:

@@ -11,6 +11,7 @@ from tenure.engines.position import Client
 from tenure.exceptions import BadOption
 from tenure.web.answers import keeps
 from tenure.web.request import Request
+from tenure.web.together import serves
 
 CommitIf: TypeAlias = Callable[[int], bool]
 Commit: TypeAlias = Literal["auto", "explicit"]
@@ -67,6 +68,7 @@ class Boundary:
         if position_cookie is not None and not _COOKIE_NAME.fullmatch(str(position_cookie)):
             raise BadOption(f"position_cookie={position_cookie!r}: give the name of a cookie: letters, digits, - and _.")
         self.database = database
+        serves(database)
         self.position_cookie = position_cookie
         self.keeps = commit_if or keeps
         self.explicit = commit == "explicit"

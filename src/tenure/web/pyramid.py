@@ -104,8 +104,7 @@ def _answer(begun: BlockingRequest, request: Any, handler: Callable[[Any], Any])
         begun.settle(500, error)
         response = _handled(request, _answers.exception_response(int(refused.status.split()[0])))
         response.headers.update(refused.headers)
-    if (cookie := begun.set_cookie(secure=request.scheme == "https")) is not None:
-        response.headerlist.append(("Set-Cookie", cookie))
+    response.headerlist.extend(("Set-Cookie", cookie) for cookie in begun.set_cookies(secure=request.scheme == "https"))
     begun.whole = is_whole(response.app_iter, request.environ)
     if not begun.whole:
         length = response.content_length  # forgotten by a response that is given another body

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Generator
 from contextvars import Token
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from tenure import callsite
 from tenure.callsite import Site, words
@@ -24,11 +24,10 @@ from tenure.engines import fork
 from tenure.engines.position import Client
 from tenure.exceptions import LostWork
 from tenure.web.answers import keeps, reason
+from tenure.web.together import Together, join
 
 if TYPE_CHECKING:
     from tenure.web.boundary import Boundary
-
-Work: TypeAlias = Callable[[], Any]  # a step of a request's end, to be called, and awaited on an event loop
 
 _OPTIONS: Final = UnitOptions()
 _KEPT: Final = 600  # seconds that a client keeps a position: far longer than replicas are behind, and over soon after a failover
@@ -43,6 +42,13 @@ def _start_anew() -> None:
 
 
 fork.in_child(_start_anew)
+
+
+class Step(NamedTuple):
+    """A step of a request's end, to be called, and awaited on an event loop."""
+
+    request: Request
+    call: Callable[[], Any]
 
 
 class Request:
@@ -60,6 +66,7 @@ class Request:
         "_came_with",
         "_outside",
         "answer",
+        "asked",
         "boundary",
         "claimed",
         "client",
@@ -67,6 +74,7 @@ class Request:
         "name",
         "over",
         "settled",
+        "together",
         "token",
         "unit",
         "whole",
@@ -82,6 +90,8 @@ class Request:
         self.unit: BaseUnit[Any] | None = None
         self.settled: Verdict | None = None
         self.answer: tuple[int, BaseException | None] | None = None  # where no unit was open when it was settled
+        self.together: Together | None = None  # with requests of other databases
+        self.asked: tuple[int, BaseException | None] | None = None  # what is answered, where others have to know it too
         self.ending = False
         self.over = False
         self.claimed = False  # a host that has contexts of its own knows in which of them it is
@@ -107,6 +117,8 @@ class Request:
                 database.units.enter(unit)
                 if self.answer is not None:
                     self._settle_late(unit, *self.answer)
+                else:
+                    join(self)
                 unit.worker = self.worker
                 self.unit = unit
 
@@ -152,13 +164,21 @@ class Request:
             unit.rollback_only(f"status {status}")
         return unit
 
-    def set_cookie(self, *, secure: bool) -> str | None:
-        """The Set-Cookie header for a client that has written in this request; None if it has not, or keeps no such cookie.
+    def set_cookies(self, *, secure: bool) -> list[str]:
+        """The Set-Cookie headers for a client that has written in this request, once that is settled; none where it keeps no such.
 
         Args:
             secure: The request came by HTTPS.
 
         """
+        if self.together is None:
+            members = [self]
+        else:  # the one that has settled them all sends those of all
+            members = [] if self.settled is None else self.together.members
+        return [cookie for one in members if (cookie := one.set_cookie(secure=secure)) is not None]
+
+    def set_cookie(self, *, secure: bool) -> str | None:
+        """The Set-Cookie header for this database."""
         name, client, routing = self.boundary.position_cookie, self.client, self.boundary.database.routing
         if name is None or client is None or routing is None or client.mark == self._came_with:
             return None
@@ -190,36 +210,54 @@ class Request:
 
     # -- what is to be done: carried out in this thread, in another, or on an event loop ------------------------
 
-    def settling(self, status: int, error: BaseException | None) -> Generator[Work, Any, None]:
+    def settling(self, status: int, error: BaseException | None) -> Generator[Step, Any, None]:
         """The plan of ``settle``: commit or roll back, before the first byte leaves."""
+        if self.settled is not None:
+            return
+        if self.together is None:
+            yield from self.settling_alone(status, error)
+            return
+        self.asked = (status, error)
+        yield from self.together.settling(status, error)
+
+    def settling_alone(self, status: int, error: BaseException | None) -> Generator[Step, Any, None]:
+        """The plan of ``settle``, for this database."""
         if self.settled is not None:
             return
         unit = self.decide(status, error)
         if unit is None:
             return
         try:
-            verdict: Verdict = yield partial(self._shell.settle, unit, error)
+            verdict: Verdict = yield Step(self, partial(self._shell.settle, unit, error))
         finally:
             self.settled = Verdict(unit.outcome or Outcome.UNKNOWN)  # also when a hook was interrupted
         if verdict.error is not None and verdict.error is not error:
             unit.reason = type(verdict.error).__name__
             raise verdict.error
 
-    def finishing(self, error: BaseException | None, site: Site | None) -> Generator[Work, Any, None]:
+    def finishing(self, error: BaseException | None, site: Site | None) -> Generator[Step, Any, None]:
         """The plan of ``finish``: the body was sent, or the client has left."""
         with _turn:
             if self.ending:
                 return
             self.ending = True
         try:
-            if self.settled is None:  # the host gave up before there was a status
+            if self.settled is None and (error is not None or self.asked is None):  # the host gave up before there was a status
                 yield from self.settling(500, error or RuntimeError("the request ended without an answer"))
         finally:
-            self.check_body()
-            with _turn:
-                self.over = True
-            if self.unit is not None:
-                yield partial(self._shell.leave, self.unit, error, site, self.settled)
+            if self.settled is None and self.together is not None:
+                self.together.leaves(self, error, site)
+            else:
+                yield from self.leaving(error, site)
+
+    def leaving(self, error: BaseException | None, site: Site | None) -> Generator[Step, Any, None]:
+        """The last part of the plan of ``finish``."""
+        self.check_body()
+        self.together = None
+        with _turn:
+            self.over = True
+        if self.unit is not None:
+            yield Step(self, partial(self._shell.leave, self.unit, error, site, self.settled))
 
     @property
     def _shell(self) -> Any:

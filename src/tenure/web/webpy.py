@@ -78,9 +78,8 @@ def _answer(request: BlockingRequest, handle: Callable[[], Any], app: Any) -> An
 
 def _settle(request: BlockingRequest, error: BaseException | None = None) -> None:
     request.settle(_status(), error)
-    if (cookie := request.set_cookie(secure=web.ctx.protocol == "https")) is not None:
-        headers: list[tuple[str, str]] = web.ctx.headers
-        headers.append(("Set-Cookie", cookie))
+    headers: list[tuple[str, str]] = web.ctx.headers
+    headers.extend(("Set-Cookie", cookie) for cookie in request.set_cookies(secure=web.ctx.protocol == "https"))
 
 
 def _refused(refused: Refusal, answer: BaseException) -> BaseException:

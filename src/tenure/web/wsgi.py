@@ -108,8 +108,8 @@ class _Answer:
         self.request.settle(int(self.withheld[0].split(None, 1)[0]))
         self.begun = True
         status, headers, *exc_info = self.withheld
-        if (cookie := self.request.set_cookie(secure=self.secure)) is not None:
-            headers = [*headers, ("Set-Cookie", cookie)]
+        if cookies := self.request.set_cookies(secure=self.secure):
+            headers = [*headers, *(("Set-Cookie", cookie) for cookie in cookies)]
         self.write = self.start_response(status, headers, *exc_info)
         self.withheld = ()  # exc_info must not be kept
 

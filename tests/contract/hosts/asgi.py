@@ -29,6 +29,9 @@ class Asgi(Host):
 
         return UnitMiddleware(app, face.db, close=True, **boundary)
 
+    def beside(self, app, second):
+        return UnitMiddleware(app, second, close=True)
+
 
 class _Sender:
     def __init__(self, send):

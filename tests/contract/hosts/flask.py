@@ -44,6 +44,10 @@ class Flask(Host):
         app.logger.setLevel(logging.CRITICAL + 1)
         return app
 
+    def beside(self, app, second):
+        Tenure(app, second)
+        return app
+
 
 @contextlib.contextmanager
 def werkzeug(app, threads):

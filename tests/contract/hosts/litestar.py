@@ -11,6 +11,7 @@ from litestar.response import Response, Stream
 
 from contract.host import Host, Mistaken, Raised, driven
 from contract.host import Stream as Streamed
+from tenure.web.asgi import UnitMiddleware
 from tenure.web.litestar import TenurePlugin
 
 from support import http
@@ -31,6 +32,9 @@ class OnLitestar(Host):
             logging_config=None,
             openapi_config=None,
         )
+
+    def beside(self, app, second):
+        return UnitMiddleware(app, second, close=True)
 
     def serve(self, app, threads):
         return http.uvicorn(app, threads)

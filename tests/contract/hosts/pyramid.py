@@ -5,6 +5,7 @@ from pyramid.httpexceptions import HTTPSeeOther, exception_response
 from pyramid.response import Response
 
 from contract.host import Host, Mistaken, Raised, Stream, driven, in_thread
+from tenure.web.wsgi import UnitMiddleware
 
 from support import http
 from support.face import drive
@@ -37,6 +38,9 @@ class Pyramid(Host):
                 config.add_view(page, route_name=path)
             config.add_exception_view(lambda error, request: Response("handled", 409), context=Mistaken)
             return config.make_wsgi_app()
+
+    def beside(self, app, second):
+        return UnitMiddleware(app, second)
 
 
 HOSTS = [Pyramid("pyramid-waitress", http.waitress), Pyramid("pyramid-cheroot", http.cheroot)]

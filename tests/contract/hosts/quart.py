@@ -47,6 +47,10 @@ class OnQuart(Host):
         app.logger.setLevel(logging.CRITICAL + 1)
         return app
 
+    def beside(self, app, second):
+        Tenure(app, second, close=True)
+        return app
+
     def serve(self, app, threads):
         return http.hypercorn(app, threads)
 

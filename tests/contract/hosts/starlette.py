@@ -28,6 +28,10 @@ class OnStarlette(Host):
         app.add_middleware(UnitMiddleware, face.db, **boundary)
         return app
 
+    def beside(self, app, second):
+        app.add_middleware(UnitMiddleware, second, close=True)
+        return app
+
     def routed(self, endpoints, **given):
         routes = [Route(path, endpoint, methods=METHODS) for path, endpoint in endpoints.items()]
         return Starlette(routes=routes, exception_handlers={Mistaken: handled}, **given)

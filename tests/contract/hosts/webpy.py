@@ -39,6 +39,10 @@ class WebPy(Host):
         app.internalerror = lambda: _handled(sys.exc_info()[1])
         return app
 
+    def beside(self, app, second):
+        app.add_processor(processor(second))
+        return app
+
     def serve(self, app, threads):
         return http.cheroot(app.wsgifunc(), threads)
 

@@ -36,5 +36,8 @@ class Wsgi(Host):
 
         return UnitMiddleware(app, face.db, **boundary)
 
+    def beside(self, app, second):
+        return UnitMiddleware(app, second)
+
 
 HOSTS = [Wsgi("wsgi-cheroot", http.cheroot), Wsgi("wsgi-wsgiref", http.wsgiref)]

@@ -26,8 +26,9 @@ from sqlalchemy import event, select, text
 from tenure import Database
 from tenure.engines import pooler
 from tenure.exceptions import TenureError, UnitEnded
+from tenure.jobs.once import once
 
-from support.face import settle
+from support.face import drive, settle
 from support.models import Order, Pledge, User
 from support.probe import outside
 
@@ -406,6 +407,39 @@ _SLOW = {
 async def _(face):
     async with face.unit(timeout=0.05) as session:
         await session.execute(text(_SLOW[face.dialect]))
+
+
+# ------------------------------------------------------------------------------------- once in the cluster
+
+
+@provokes("job-still-runs")
+async def _(face):
+    async def wait_and_fire_again():
+        await face.sleep(0.05)
+        await settle(job())
+
+    if face.is_async:
+
+        async def report():
+            await wait_and_fire_again()
+
+    else:
+
+        def report():
+            drive(wait_and_fire_again())
+
+    job = once(face.db, f"report {time.time_ns()}", every=0.05)(report)
+    await settle(job())
+
+
+@provokes("run-not-noted", faces=("sync",), dialects=("postgresql",))
+async def _(face):
+    @once(face.db, f"report {time.time_ns()}", every=60)
+    def report():
+        statement = "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND pid <> pg_backend_pid()"
+        outside(face, statement)
+
+    report()
 
 
 # ------------------------------------------------------------------------------------- how it is set up

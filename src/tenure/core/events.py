@@ -177,6 +177,45 @@ class ReplicaBack(NamedTuple):
     replica: str
 
 
+class JobSkipped(NamedTuple):
+    """A firing of a job that runs once in the cluster came to nothing, for the reason *why*; all is well."""
+
+    database: str
+    job: str
+    site: Site | None
+    why: str
+
+
+class JobStillRuns(NamedTuple):
+    """A tick of such a job is lost, because the run before it still goes on.
+
+    Attributes:
+        database: Name of the database.
+        job: Its name.
+        site: Where it is defined.
+        seconds: For how long the run has gone on.
+        holder: In which process.
+        every: The interval, in seconds.
+
+    """
+
+    database: str
+    job: str
+    site: Site | None
+    seconds: float
+    holder: str
+    every: float
+
+
+class RunNotNoted(NamedTuple):
+    """Such a job has run, and that could not be stored: the next firing runs it again."""
+
+    database: str
+    job: str
+    site: Site | None
+    why: str
+
+
 Event: TypeAlias = (
     UnitClosed
     | InDoubt
@@ -192,6 +231,9 @@ Event: TypeAlias = (
     | WorkLost
     | ReplicaOut
     | ReplicaBack
+    | JobSkipped
+    | JobStillRuns
+    | RunNotNoted
 )
 
 

@@ -25,6 +25,9 @@ _LEVELS: Final[dict[type[events.Event], int]] = {
     events.WorkLost: logging.WARNING,
     events.ReplicaOut: logging.WARNING,
     events.ReplicaBack: logging.INFO,
+    events.JobSkipped: logging.INFO,
+    events.JobStillRuns: logging.WARNING,
+    events.RunNotNoted: logging.WARNING,
 }
 
 
@@ -85,5 +88,17 @@ def _line(event: events.Event) -> str:
             return f"{event.database!r} does without its replica {event.replica}: {event.why}. [replica-left-out]"
         case events.ReplicaBack():
             return f"{event.database!r} uses its replica {event.replica} again."
+        case events.JobSkipped():
+            return f"job {event.job!r} ({words(event.site)}) on {event.database!r} is skipped here: {event.why}."
+        case events.JobStillRuns():
+            return (
+                f"job {event.job!r} ({words(event.site)}) on {event.database!r} is skipped: its run of {event.seconds:.1f} s ago still goes on"
+                f" in {event.holder}. Make it shorter, or its interval longer than {event.every:g} s. [job-still-runs]"
+            )
+        case events.RunNotNoted():
+            return (
+                f"job {event.job!r} ({words(event.site)}) on {event.database!r} has run, but that could not be noted: {event.why}. The next"
+                " firing runs it again, and if its connection was lost before, another process may have. [run-not-noted]"
+            )
         case events.GuardTripped() | events.WorkLost():
             return event.message

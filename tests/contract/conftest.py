@@ -62,6 +62,7 @@ def serve(host, make_face):
 
         def start(face, probes, threads=4, second=None, **boundary):
             start.closes_bodies = ("async" if face.is_async else "sync") in host.closes_bodies
+            start.ends_bodies = host.ends_bodies
             app = host.application(face, probes, **boundary)
             if second is not None:
                 app = host.beside(app, second)

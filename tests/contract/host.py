@@ -56,6 +56,8 @@ class Host:
     faces: tuple[str, ...] = ("sync",)
     closes_bodies: tuple[str, ...] = ("sync", "async")
     """The faces whose body the framework closes when its client has left; else the garbage collector does, some time later."""
+    ends_bodies = True
+    """Whether the framework hears of a client that has left while a body is sent; else it makes the whole body for nobody."""
 
     def application(self, face: Face, probes: Mapping[str, Probe], **boundary: Any) -> Any:
         """An application that answers each path by its probe, with tenure's adapter in place."""

@@ -12,7 +12,6 @@ from sqlalchemy.orm import Session
 
 from tenure import AsyncDatabase, Database
 from tenure.exceptions import BadOption, NoUnit, Overloaded, ReadOnlyUnit
-from tenure.web.wsgi import UnitMiddleware
 
 from support.models import Pledge, User
 
@@ -245,25 +244,6 @@ def test_files_are_left_to_the_server(config, told, tmp_path):
 
 
 # ----------------------------------------------------------------------------------------------- registering
-
-
-@alone
-def test_two_databases_in_one_request(make_face, face, config, stored):
-    """R12: the second's unit is that of a middleware around the application, with an end of its own."""
-    other = make_face()
-
-    def page(request):
-        request.dbsession.add(User(name="first"))
-        other.db.session.add(User(name="second"))
-        request.response.status = int(request.params["status"])
-        return "done"
-
-    config.add_route("home", "/")
-    config.add_view(page, route_name="home", renderer="json")
-    app = UnitMiddleware(config.make_wsgi_app(), other.db)
-
-    assert [Request.blank(f"/?status={status}").send(app).status_code for status in (200, 400)] == [200, 400]
-    assert stored() == ["first", "second"]
 
 
 @alone

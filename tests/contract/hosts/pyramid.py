@@ -1,4 +1,4 @@
-"""Pyramid on two servers: waitress and cheroot."""
+"""Pyramid on waitress."""
 
 from pyramid.config import Configurator
 from pyramid.httpexceptions import HTTPSeeOther, exception_response
@@ -12,9 +12,7 @@ from support.face import drive
 
 
 class Pyramid(Host):
-    def __init__(self, name, server):
-        self.name = name
-        self.serve = server
+    name = "pyramid"
 
     def application(self, face, probes, **boundary):
         settings = {f"tenure.{name}": value for name, value in boundary.items()}
@@ -42,5 +40,8 @@ class Pyramid(Host):
     def beside(self, app, second):
         return UnitMiddleware(app, second)
 
+    def serve(self, app, threads):
+        return http.waitress(app, threads)
 
-HOSTS = [Pyramid("pyramid-waitress", http.waitress), Pyramid("pyramid-cheroot", http.cheroot)]
+
+HOSTS = [Pyramid()]

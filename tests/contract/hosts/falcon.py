@@ -1,0 +1,115 @@
+"""Falcon: a WSGI application on cheroot, and an ASGI application on uvicorn for both kinds of database."""
+
+import falcon
+import falcon.asgi
+
+from contract.host import Host, Mistaken, Raised, Stream, called, driven, in_thread
+from tenure.web import asgi, wsgi
+from tenure.web.falcon import in_units
+
+from support import http
+from support.face import drive
+
+
+class OnWsgi(Host):
+    name = "falcon-wsgi"
+
+    def application(self, face, probes, **boundary):
+        app = falcon.App()
+
+        class Page:
+            def on_get(self, req, resp):
+                try:
+                    answer = drive(probes[req.path]())
+                except Raised as raised:
+                    raise _raised(raised) from None
+                resp.status = answer.status
+                if isinstance(answer, Stream):
+                    resp.stream = driven(answer.parts)
+                    return
+                resp.text = answer.text
+                in_thread(answer.after)
+
+            on_post = on_get
+
+        for path in probes:
+            app.add_route(path, Page())
+        app.add_error_handler(Mistaken, _handled)
+        return in_units(app, face.db, **boundary)
+
+    def beside(self, app, second):
+        return wsgi.UnitMiddleware(app, second)
+
+    def serve(self, app, threads):
+        return http.cheroot(app, threads)
+
+
+class OnAsgi(Host):
+    name = "falcon-asgi"
+    faces = ("sync", "async")
+    closes_bodies = ()
+    ends_bodies = False
+
+    def application(self, face, probes, **boundary):
+        app = falcon.asgi.App()
+
+        class Page:
+            async def on_get(self, req, resp):
+                try:
+                    answer = await called(face, probes[req.path])
+                except Raised as raised:
+                    raise _raised(raised) from None
+                resp.status = answer.status
+                if isinstance(answer, Stream):
+                    resp.stream = _encoded(face, answer.parts)
+                    return
+                resp.text = answer.text
+                if answer.after is not None:
+                    resp.schedule(_later(face, answer.after))
+
+            on_post = on_get
+
+        for path in probes:
+            app.add_route(path, Page())
+        app.add_error_handler(Mistaken, _handled_async)
+        return in_units(app, face.db, close=True, **boundary)
+
+    def beside(self, app, second):
+        return asgi.UnitMiddleware(app, second)
+
+    def serve(self, app, threads):
+        return http.uvicorn(app, threads)
+
+
+def _later(face, after):
+    async def later():
+        await called(face, after)
+
+    return later
+
+
+def _raised(raised):
+    return falcon.HTTPStatus(raised.status, {"Location": raised.location} if raised.location else None, text="raised")
+
+
+async def _encoded(face, parts):
+    try:
+        while True:
+            try:
+                part = await called(face, parts.__anext__)
+            except StopAsyncIteration:
+                return
+            yield part.encode()
+    finally:
+        await called(face, parts.aclose)
+
+
+def _handled(req, resp, error, params):
+    resp.status, resp.text = 409, "handled"
+
+
+async def _handled_async(req, resp, error, params):
+    _handled(req, resp, error, params)
+
+
+HOSTS = [OnWsgi(), OnAsgi()]

@@ -10,6 +10,7 @@ MAKEFLAGS += --no-print-directory
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := $(VENV)/demo.stamp
+HOSTS := $(VENV)/hosts.stamp
 DEV := $(VENV)/dev.stamp
 BENCH := $(VENV)/bench.stamp
 LOWEST := .venv-lowest/stamp
@@ -19,9 +20,10 @@ CORE_TESTS := tests/core tests/engines tests/web
 TYPED := src $(wildcard typing_tests)
 DOCS := README.md $(wildcard docs)
 
-# How long the demonstration runs and on which database; empty: its own defaults.
+# How long the demonstration runs, on which database and on which web framework; empty: its own defaults.
 SECONDS ?=
 DB ?=
+HOST ?=
 # For `make upstream`: which part, e.g. UPSTREAM=sqlite; empty: all.
 UPSTREAM ?=
 # For `make bench`: which rows, e.g. ONLY="postgresql far"; empty: all. QUICK=1 or ROUNDS=5 make it shorter.
@@ -43,8 +45,8 @@ help: ## this list
 	@printf '\n'
 
 .PHONY: demo
-demo: $(DEMO) ## see it live: a web application with jobs (SECONDS=20 DB=... make demo)
-	@exec env SECONDS='$(SECONDS)' DB='$(DB)' $(BIN)/python -m examples.webpy.demo
+demo: $(if $(filter-out webpy,$(HOST)),$(HOSTS),$(DEMO)) ## see it live: a web application with jobs (SECONDS=20 DB=... HOST=flask|fastapi|...|all)
+	@exec env SECONDS='$(SECONDS)' DB='$(DB)' HOST='$(HOST)' $(BIN)/python -m examples.load
 
 ##@ Test
 
@@ -120,6 +122,11 @@ $(BIN)/python:
 $(DEMO): pyproject.toml | $(BIN)/python
 	@echo "== installing what the demonstration needs (once)"
 	@$(BIN)/python $(INSTALL) --editable '.[asyncio]' --group demo
+	@touch $@
+
+$(HOSTS): pyproject.toml $(DEMO)
+	@echo "== installing the other web frameworks (once)"
+	@$(BIN)/python $(INSTALL) --group hosts
 	@touch $@
 
 $(DEV): pyproject.toml | $(BIN)/python

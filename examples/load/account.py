@@ -89,6 +89,7 @@ class Facts:
         interrupted: It was asked to end earlier.
         gone: The server had ended before the driver asked it to.
         killed: The server was killed on purpose: clients may have been left without an answer, and it says nothing.
+        took: How many seconds the clients asked.
 
     """
 
@@ -102,6 +103,12 @@ class Facts:
     interrupted: bool = False
     gone: bool = False
     killed: bool = False
+    took: float = 0.0
+
+    @property
+    def pace(self) -> float:
+        """Requests a second."""
+        return self.book.requests / self.took if self.took else 0.0
 
     @property
     def new_job_runs(self) -> dict[str, str]:

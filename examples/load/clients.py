@@ -12,7 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPException
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 
 CLIENTS = 24
 PATIENCE = 60.0  # seconds after which an answer counts as missing
@@ -171,6 +171,8 @@ class Client(threading.Thread):
             self._book.note(act, NONE, token=token)
             raise Unanswered from error
         self._book.note(act, str(answer.status), time.perf_counter() - began, token)
+        if answer.status == 500:
+            self._http.close()  # some servers hang up after an error of their own, and do not say so before
         return answer.status, answer.headers.get("Location", ""), body
 
     def _leave(self, act: Act, *request: str, token: str | None = None, taking: int = 0) -> None:
@@ -241,7 +243,7 @@ class Client(threading.Thread):
         status, address, _ = self._ask(ORDER, "POST", "/orders", urlencode(form), token=str(form["token"]))
         if status == 303:
             self._last_order = form
-            _, _, body = self._ask(LOOK, "GET", "/" + address.split("/", 3)[3])
+            _, _, body = self._ask(LOOK, "GET", urlsplit(address).path)
             if f">{form['token']}<" not in body or _number("price", body) != form["price"]:
                 self._book.wrong(LOOK, f"not the order {form['token']}")
 

@@ -8,8 +8,8 @@ from collections import Counter, defaultdict
 from collections.abc import Callable
 from typing import Any
 
-from tenure import Database
 from tenure.core import events
+from tenure.core.base import BaseDatabase
 
 TROUBLES = (events.HookFailed, events.EndTroubled, events.GuardTripped, events.UnitLeaked, events.UnitDrained, events.WorkLost)
 LAST_LINE = "The account of the server: "
@@ -20,11 +20,11 @@ class Probe:
 
     Args:
         db: The database of the server.
-        act: Gives the header ``X-Act`` of the request that is current in this thread, or None.
+        act: Gives the header ``X-Act`` of the request that is current in this thread or task, or None.
 
     """
 
-    def __init__(self, db: Database, act: Callable[[], str | None]) -> None:
+    def __init__(self, db: BaseDatabase[Any], act: Callable[[], str | None]) -> None:
         self._db = db
         self._act = act
         self._lock = threading.Lock()
@@ -39,7 +39,7 @@ class Probe:
         return kind is events.UnitClosed or kind in TROUBLES
 
     def __call__(self, event: events.Event) -> None:
-        """Count *event*, in the thread of its unit."""
+        """Count *event*, in the thread or task of its unit."""
         with self._lock:
             if isinstance(event, events.UnitClosed):
                 self._outcomes[self._act() or event.unit][event.outcome.value] += 1

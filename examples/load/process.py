@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -25,16 +26,16 @@ class ServerFailed(Exception):
 
 
 class Server:
-    """``python -m MODULE`` on a database.
+    """``python -m MODULE …`` on a database.
 
     Args:
-        module: What to start.
+        command: The module to start, and its arguments.
         url: The database; it goes by the environment, where no list of processes shows its password.
         log: The file for what the server writes to stderr: web frameworks print there what handlers raise.
 
     """
 
-    def __init__(self, module: str, url: URL, log: Path) -> None:
+    def __init__(self, command: Sequence[str], url: URL, log: Path) -> None:
         self.log = log
         self.report: dict[str, Any] | None = None
         self._started = threading.Event()
@@ -46,7 +47,7 @@ class Server:
         }
         with log.open("w") as stderr:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", module],
+                [sys.executable, "-m", *command],
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
@@ -63,7 +64,9 @@ class Server:
             raise
         if not self.address:
             self.kill()
-            raise ServerFailed(f"{module} did not start on {url.render_as_string(hide_password=True)}: {self.last_words()}")
+            raise ServerFailed(
+                f"{' '.join(command)} did not start on {url.render_as_string(hide_password=True)}: {self.last_words()}"
+            )
 
     @property
     def port(self) -> int:

@@ -1,16 +1,12 @@
-"""A run from the first to the last: a database, a server, 24 clients, the account."""
+"""One run from the first to the last: a server, 24 clients, the facts of it."""
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import signal
-import sys
-import tempfile
 import threading
 import time
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
@@ -18,73 +14,20 @@ from typing import Any, Self
 
 from rich.console import Console
 from sqlalchemy import URL
-from sqlalchemy.exc import SQLAlchemyError
 
-from examples.load import account, places
+from examples.load import account
 from examples.load.account import Facts, Rows
 from examples.load.clients import CLIENTS, NONE, Book, Client, Ground
-from examples.load.process import Server, ServerFailed
-from examples.load.table import show
+from examples.load.process import Server
 
 GRACE = 10.0  # seconds more for a machine so slow that something was not done by anybody
-
-
-def main(module: str) -> int:
-    """Drive the server that *module* starts, for ``SECONDS``, on the database ``DB``; the exit status."""
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=130)
-    asked = os.environ.get("SECONDS", "")
-    try:
-        seconds = float(asked or 15)
-    except ValueError:
-        return _refuse(console, f"SECONDS={asked}: give a number of seconds; 0 runs until Ctrl-C.")
-    stop = threading.Event()
-
-    def interrupted(*_: object) -> None:
-        stop.set()
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever asks twice does not want to see the table
-
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, interrupted)
-    try:
-        with places.place(os.environ.get("DB", "")) as (url, name), tempfile.TemporaryDirectory(prefix="tenure-demo-") as folder:
-            if stop.is_set():
-                return _refuse(console, "interrupted before it began")
-            log = Path(folder) / "server.log"
-            status = _drive(Load(module, url, log), name, seconds, console, stop)
-            if status:
-                kept = shutil.copy(log, Path(tempfile.gettempdir()) / f"demo-{os.getpid()}.log")
-                console.print(f"  what the server wrote meanwhile: {kept}", highlight=False, soft_wrap=True)
-            return status
-    except KeyboardInterrupt:
-        return _refuse(console, "interrupted twice")
-    except (places.NoPlace, ServerFailed, SQLAlchemyError) as error:
-        return _refuse(console, "interrupted before it began" if stop.is_set() else str(error))
-
-
-def _drive(begun: Load, name: str, seconds: float, console: Console, stop: threading.Event) -> int:
-    with begun as load:
-        how_long = f"for {seconds:g} s" if seconds else "until Ctrl-C"
-        console.print(f"{load.server.address} on {name}: {CLIENTS} clients, {how_long}", highlight=False, soft_wrap=True)
-        load.start()
-        with Progress(console) as progress:
-            while load.server.runs and not stop.wait(progress.every):
-                progress(load)
-                if seconds and load.age >= seconds and (not load.book.missing() or load.age >= seconds + GRACE):
-                    break
-        took = load.age
-        facts = load.end(whole=bool(seconds) and took >= seconds, interrupted=stop.is_set())
-    requests = facts.book.requests
-    title = f"{CLIENTS} clients on {name}: {requests:,} requests in {took:.1f} s, {requests / took:,.0f} a second"
-    return show(facts, console, title)
 
 
 @dataclass
 class Load:
     """A server and its clients, as a context: the server starts as it is entered, and none is left behind."""
 
-    module: str
+    command: Sequence[str]
     url: URL
     log: Path
     run: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
@@ -97,7 +40,7 @@ class Load:
 
     def __enter__(self) -> Self:
         self.earlier: Rows = account.read(self.url)
-        self.server = Server(self.module, self.url, self.log)
+        self.server = Server(self.command, self.url, self.log)
         try:
             now = account.read(self.url)
         except BaseException:
@@ -115,6 +58,10 @@ class Load:
         """Seconds since the clients began."""
         return time.monotonic() - self._began
 
+    def is_enough(self, seconds: float) -> bool:
+        """Whether the time is over, and everything has been done by somebody."""
+        return self.age >= seconds and (not self.book.missing() or self.age >= seconds + GRACE)
+
     def start(self) -> None:
         """Let the clients begin."""
         self._began = time.monotonic()
@@ -126,7 +73,7 @@ class Load:
 
     def end(self, *, whole: bool = True, interrupted: bool = False, kill: bool = False) -> Facts:
         """End the clients, then the server; or with *kill* the server first, and hard. Then read what is stored."""
-        gone = not self.server.runs
+        took, gone = self.age, not self.server.runs
         if kill:
             self.server.kill()
         self._stop.set()
@@ -135,7 +82,7 @@ class Load:
         status = self.server.stop()
         rows = account.read(self.url, self.run)
         report = None if kill else self.server.report
-        return Facts(self.book, self.ground, self.earlier, rows, report, status, whole, interrupted, gone, killed=kill)
+        return Facts(self.book, self.ground, self.earlier, rows, report, status, whole, interrupted, gone, killed=kill, took=took)
 
     def status(self) -> dict[str, Any] | None:
         """What the server says of its connections, or None if it does not say it in a second."""
@@ -177,12 +124,3 @@ class Progress:
             self._live.update(line)
         else:
             self._console.print(line, highlight=False, soft_wrap=True)
-
-
-def _refuse(console: Console, why: str) -> int:
-    console.print(f"✗ {why}", style="bold red", markup=False, highlight=False, soft_wrap=True)
-    return 2
-
-
-if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))

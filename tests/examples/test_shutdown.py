@@ -17,9 +17,9 @@ from examples.load.process import ROOT
 from support import servers
 
 MARKET = """
-import os, sys, threading
+import threading
 from sqlalchemy import text
-from examples.webpy import app, shop
+from examples.webpy import app as market
 
 class Stuck:
     def GET(self, session):
@@ -27,9 +27,8 @@ class Stuck:
         print("stuck", flush=True)
         threading.Event().wait()
 
-shop.Stuck = Stuck
-shop.urls += ("/stuck", "Stuck")
-app.main(sys.argv[1])
+market.site.add_mapping("/stuck", Stuck)
+market.main()
 """
 
 RECIPE = """

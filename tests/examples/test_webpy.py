@@ -1,24 +1,34 @@
-"""The market of examples/webpy, in this process: its pages, its jobs and its courier."""
+"""The shop on web.py, in this process: its pages; and what all hosts share: its jobs and its courier."""
 
 import json
 import logging
+import runpy
+import sys
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
-from examples.webpy import jobs
-from examples.webpy.app import Market
-from examples.webpy.models import ACCOUNTS, OPENING, JobRun, Order
+from examples.shop import trade
+from examples.shop.models import Base, JobRun, Order
+from examples.shop.trade import ACCOUNTS, OPENING
 
 TOTAL = ACCOUNTS * OPENING
 
 
+class Market(SimpleNamespace):
+    """What the module of the host defines: ``db``, ``shop``, ``site``."""
+
+
 @pytest.fixture
-def market(tmp_path, watch):
-    made = Market(f"sqlite:///{tmp_path / 'market.db'}")
+def market(tmp_path, watch, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["app.py", f"sqlite:///{tmp_path / 'market.db'}"])
+    made = Market(**runpy.run_module("examples.webpy.app"))
     watch(made.db)
+    Base.metadata.create_all(made.db.engine)
+    made.db.unit(trade.open_accounts)()
     return made
 
 
@@ -26,7 +36,7 @@ class Browser:
     """A client without a network: web.py's own ``app.request``."""
 
     def __init__(self, market: Market) -> None:
-        self.request = market.app.request
+        self.request = market.site.request
 
     def get(self, path: str) -> Any:
         return self.request(path)
@@ -118,17 +128,15 @@ def test_the_pages_show_what_is_stored(market, browser):
 
 def test_the_courier_ships_every_stored_order_and_no_other(market, browser):
     """The courier hears of an order after its COMMIT, and only then; what was left from an earlier day is shipped too."""
-    browser.order(token="before")
-    yesterday = jobs.Courier(market.db)
+    market.db.unit(trade.order)({"token": "yesterday", "buyer": 1, "seller": 2, "price": 5})
+    market.shop.open()
     for form in ({"token": "a"}, {"token": "b", "item": "lemons"}, {"token": "c", "friend": 999}, {"token": "d"}):
         browser.order(**form)
-    for courier in (yesterday, market.courier):
-        courier.start()
-        courier.finish()
+    market.shop.close()
     with market.db.unit(readonly=True) as session:
         shipped = session.scalars(sa.select(Order.token).where(Order.shipped).order_by(Order.id)).all()
 
-    assert shipped == ["before", "a", "d"]
+    assert shipped == ["yesterday", "a", "d"]
 
 
 def test_a_job_that_raises_leaves_no_row(market):
@@ -140,12 +148,12 @@ def test_a_job_that_raises_leaves_no_row(market):
 
     from apscheduler.events import EVENT_JOB_ERROR, EVENT_JOB_EXECUTED
 
-    market.scheduler.add_listener(listen, EVENT_JOB_EXECUTED | EVENT_JOB_ERROR)
-    market.scheduler.start()
+    market.shop.scheduler.add_listener(listen, EVENT_JOB_EXECUTED | EVENT_JOB_ERROR)
+    market.shop.open()
     deadline = time.monotonic() + 20
     while not (raised and len(returned) > 4) and time.monotonic() < deadline:
         time.sleep(0.02)
-    market.scheduler.shutdown()
+    market.shop.close()
     with market.db.unit(readonly=True) as session:
         stored = set(session.scalars(sa.select(JobRun.token)))
         total = session.scalar(sa.text("SELECT sum(balance) FROM shop_account"))

@@ -1,4 +1,4 @@
-"""``make demo``: the market under the load of 24 clients, and the account of it."""
+"""``make demo``: the shop on one host, or on all of them, under the load of 24 clients, and the account of it."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import sys
 
 def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # until there is something to end
-    from examples.load import run
+    from examples.load import demo
 
-    return run.main("examples.webpy.watched")
+    return demo.main()
 
 
 if __name__ == "__main__":

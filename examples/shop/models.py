@@ -1,15 +1,12 @@
-"""What the market keeps. Plain declarative models: nothing here knows who runs their sessions."""
+"""What the shop keeps. Plain declarative models: nothing here knows who runs their sessions."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import CheckConstraint, ForeignKey, ForeignKeyConstraint, String, select
+from sqlalchemy import CheckConstraint, ForeignKey, ForeignKeyConstraint, String
 from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship
-
-ACCOUNTS = 60
-OPENING = 10_000
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 
 class Base(DeclarativeBase):
@@ -61,31 +58,6 @@ class JobRun(Base):
     job: Mapped[str] = mapped_column(String(20))
     token: Mapped[str] = mapped_column(String(60), unique=True)
     note: Mapped[str] = mapped_column(String(200))
-
-
-class NotEnough(Exception):
-    """The account does not hold that much."""
-
-
-def pay(session: Session, source_id: int, target_id: int, amount: int, *, purpose: str, token: str | None = None) -> Payment:
-    """Move money. Both accounts are locked in the order of their numbers, so that two payments never wait for each other."""
-    chosen = select(Account).where(Account.id.in_([source_id, target_id])).order_by(Account.id)
-    accounts = {one.id: one for one in session.scalars(chosen.with_for_update(key_share=True))}
-    payment = Payment(purpose=purpose, token=token, source_id=source_id, target_id=target_id, amount=amount)
-    session.add(payment)
-    if accounts[source_id].balance < amount:
-        raise NotEnough(f"account {source_id} holds {accounts[source_id].balance}, not {amount}")
-    accounts[source_id].balance -= amount
-    accounts[target_id].balance += amount
-    return payment
-
-
-def open_accounts(session: Session) -> None:
-    """The market's accounts, unless they are there."""
-    if session.get(Account, 1) is None:
-        session.add_all(
-            Account(id=n, owner=f"<owner {n}> & co", opening=OPENING, balance=OPENING) for n in range(1, ACCOUNTS + 1)
-        )
 
 
 @compiles(ForeignKeyConstraint, "mysql", "mariadb")

@@ -1,0 +1,25 @@
+"""The hosts on which the shop opens: for each its name, its server, and the kind of application that it is."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+
+class Host(NamedTuple):
+    """``examples.<folder>.app`` has ``db``, ``shop``, ``app``, and ``main()``, which serves what ``app`` is until SIGTERM."""
+
+    title: str
+    server: str
+    kind: Literal["wsgi", "asgi"]
+
+
+DEFAULT = "webpy"
+HOSTS = {
+    "webpy": Host("web.py", "cheroot", "wsgi"),
+    "wsgi": Host("WSGI", "cheroot", "wsgi"),
+    "flask": Host("Flask", "cheroot", "wsgi"),
+    "fastapi": Host("FastAPI", "uvicorn", "asgi"),
+    "starlette": Host("Starlette", "uvicorn", "asgi"),
+    "quart": Host("Quart", "hypercorn", "asgi"),
+    "asgi": Host("ASGI", "uvicorn", "asgi"),
+}

@@ -19,6 +19,7 @@ __all__ = [
     "DatabaseClosed",
     "DatabaseDraining",
     "DeadlineExceeded",
+    "EarlyEnqueue",
     "ForeignContext",
     "ForkedUnit",
     "JoinRefused",
@@ -230,6 +231,12 @@ class LostWork(TenureError):
     """Work was left uncommitted at the end of a request that is to commit explicitly. Logged, never raised."""
 
     slug = "lost-work"
+
+
+class EarlyEnqueue(TenureError):
+    """A job was sent by a unit whose work is not committed, so that its worker may not find it. Logged, never raised."""
+
+    slug = "early-enqueue"
 
 
 def brief(error: BaseException) -> str:

@@ -26,6 +26,7 @@ from sqlalchemy import event, select, text
 from tenure import Database
 from tenure.engines import pooler
 from tenure.exceptions import TenureError, UnitEnded
+from tenure.jobs import sending
 from tenure.jobs.once import once
 
 from support.face import drive, settle
@@ -342,6 +343,13 @@ async def _(face):
         await write(session)
         await settle(face.db.settle(face.current, None))
         face.current.rollback_only(VALUE)
+
+
+@provokes("early-enqueue")
+async def _(face):
+    async with face.unit() as session:
+        await write(session)
+        sending.noticed("task 'receipt'", "db.on_commit(receipt.delay, …)")
 
 
 @provokes("held-idle")

@@ -133,11 +133,7 @@ class BaseDatabase(Replicated, Portable, Generic[S]):
 
     def _holders_around(self) -> Iterator[UnitSession]:
         """The sessions of the units that are open around the code that asks."""
-        unit = self.current_place.here()
-        while unit is not None:
-            if (door := unit.door) is not None:
-                yield door
-            unit = unit.parent
+        return (door for unit in self.current_place.around() if (door := unit.door) is not None)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r} {shown(self.supply.engine.url)}>"

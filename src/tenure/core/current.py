@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar, Token
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
 
@@ -42,6 +43,21 @@ class Here(weakref.ref["BaseUnit[Any]"]):
     around: Place
 
 
+class Apart:
+    """The place of a job that is run in the midst of somebody's unit, which is none of its own and goes on when it is done."""
+
+    __slots__ = ("around",)
+
+    def __init__(self, around: Place) -> None:
+        self.around = around
+
+    def __call__(self) -> None:
+        """No unit is here."""
+
+    def open(self) -> None:
+        """None opens here by itself."""
+
+
 def found_at(place: Place) -> tuple[BaseUnit[Any] | None, Place]:
     """The unit at *place*, or the nearest around it that is not gone, and where that is."""
     while (unit := place()) is None and isinstance(place, Here):
@@ -60,6 +76,7 @@ class Current:
     def __init__(self, name: str) -> None:
         self.var: ContextVar[Place] = ContextVar(f"tenure.{name}", default=nobody)
         fork.register(self)
+        _EVERY.add(self)
 
     def start_anew(self) -> None:
         """As ``Heir``: the child has no part in what its parent does here."""
@@ -86,12 +103,41 @@ class Current:
         """Make *place* current until ``reset`` is called with the token."""
         return self.var.set(place)
 
+    @contextmanager
+    def apart(self) -> Generator[None]:
+        """Have no unit current in the block, whatever is around it; for jobs that their caller's own thread or task runs."""
+        token = self.var.set(Apart(self.var.get()))
+        try:
+            yield
+        finally:
+            self.reset(token)
+
+    def around(self) -> Iterator[BaseUnit[Any]]:
+        """The units in whose midst the calling code is, the innermost first: what holds a connection there cannot go on before it."""
+        place: Place | None = self.var.get()
+        while place is not None:
+            unit, place = found_at(place)
+            while unit is not None:
+                yield unit
+                unit = unit.parent
+            while isinstance(place, Here):
+                place = place.around
+            place = place.around if isinstance(place, Apart) else None
+
     def reset(self, token: Token[Place]) -> None:
         """Undo a ``set``. In another context than that of the ``set`` nothing is current afterwards."""
         try:
             self.var.reset(token)
         except ValueError:  # entered in one context and left in another, as a generator fixture may be
             self.var.set(nobody)
+
+
+_EVERY: weakref.WeakSet[Current] = weakref.WeakSet()
+
+
+def every() -> list[Current]:
+    """That of each database of this process."""
+    return list(_EVERY)
 
 
 def innermost_open(unit: BaseUnit[Any] | None) -> BaseUnit[Any] | None:

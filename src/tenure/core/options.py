@@ -22,6 +22,7 @@ ISOLATIONS: Final = ("READ UNCOMMITTED", "READ COMMITTED", "REPEATABLE READ", "S
 GUARDS: Final = (
     "concurrent-use",
     "detached",
+    "early-enqueue",
     "foreign-context",
     "leaked-unit",
     "read-only-unit",

@@ -1,0 +1,71 @@
+"""A runner's worker as a process of its own, which says on its standard output how far its jobs have come."""
+
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Self
+
+WITHIN = 30.0
+"""Seconds in which a worker must have started and done what is waited for."""
+
+
+class Worker:
+    """``python -m *command*`` in a session of its own; ended, with its children, at the end of the block."""
+
+    def __init__(self, log: Path, *command: str, **environment: str) -> None:
+        self._log = log
+        with log.open("ab") as errors:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", *command],
+                env={**os.environ, **environment, "PYTHONPATH": os.pathsep.join(one for one in sys.path if one)},
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                start_new_session=True,
+            )
+        self._lines: queue.Queue[str] = queue.Queue()
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self._lines.put(line.strip())
+
+    def said(self, what: str) -> str:
+        """The rest of the next line that begins with *what*; others are passed over."""
+        while True:
+            try:
+                first, _, rest = self._lines.get(timeout=WITHIN).partition(" ")
+            except queue.Empty:
+                message = f"the worker did not say {what!r}; its log ends with:\n{self._log.read_text()[-4000:]}"
+                raise TimeoutError(message) from None
+            if first == what:
+                return rest
+
+    def kill(self) -> None:
+        """SIGKILL for the worker and its children."""
+        os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait(WITHIN)
+
+    def stop(self) -> int:
+        """SIGTERM, and its exit status once it has ended."""
+        self._process.terminate()
+        return self._process.wait(WITHIN)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        try:
+            os.killpg(self._process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass  # it has ended with all its children
+        self._process.wait(WITHIN)
+        self._reader.join(WITHIN)
+        assert self._process.stdout is not None
+        self._process.stdout.close()

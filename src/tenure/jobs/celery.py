@@ -6,14 +6,14 @@ import inspect
 from typing import Any, Final
 
 from celery import Celery, current_task, signals
-from celery.app import annotations
+from celery.app import annotations as changing
 
 from tenure.core.database import Database
 from tenure.exceptions import BadOption
 from tenure.jobs import job, sending
 
 _signals: Any = signals  # Celery carries no types
-_annotations: Any = annotations
+_changing: Any = changing
 _LATE: Final = ("task_acks_late", "task_reject_on_worker_lost")
 
 
@@ -69,8 +69,8 @@ class _InUnits:
     def annotate(self, task: Any) -> dict[str, Any]:
         """The attributes to set on *task*."""
         changes: dict[str, Any] = {}
-        others = self._earlier or _annotations.prepare(self._app.conf.task_annotations)
-        for found in _annotations.resolve_all(others, task):
+        others = self._earlier or _changing.prepare(self._app.conf.task_annotations)
+        for found in _changing.resolve_all(others, task):
             changes.update(found)
         if not task.name.startswith("celery."):  # Celery's own
             changes["run"] = self._carried(changes.get("run") or inspect.getattr_static(task, "run"), task.name)

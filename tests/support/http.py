@@ -171,6 +171,38 @@ def hypercorn(app: Any, threads: int = 0) -> Iterator[Address]:
         thread.join()
 
 
+@contextlib.contextmanager
+def aiohttp(app: Any, threads: int = 0) -> Iterator[Address]:
+    """An application of aiohttp on its own server, on an event loop in a thread of its own."""
+    import asyncio
+
+    from aiohttp import web
+
+    async def run() -> None:
+        loop, stop = asyncio.get_running_loop(), asyncio.Event()
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0, backlog=256)
+        await site.start()
+        stopping.append(lambda: loop.call_soon_threadsafe(stop.set))
+        addresses.append(runner.addresses[0][:2])
+        started.set()
+        await stop.wait()
+        await runner.cleanup()
+
+    stopping: list[Any] = []
+    addresses: list[Address] = []
+    started = threading.Event()
+    thread = threading.Thread(target=lambda: asyncio.run(run()), name="aiohttp")
+    thread.start()
+    started.wait(PATIENCE)
+    try:
+        yield addresses[0]
+    finally:
+        stopping[0]()
+        thread.join()
+
+
 class _Threaded(socketserver.ThreadingMixIn, simple_server.WSGIServer):
     request_queue_size = 256
 

@@ -25,6 +25,7 @@ from tenure.web.request import Request, Step
 # hold one never queue behind them.
 _PERMITS: Final = 40
 _THREADS: Final = 10_000  # no bound of its own: see the permits, and the pool's size
+_endings: set[asyncio.Task[None]] = set()  # a loop holds its tasks weakly
 _AS_LONG_AS_IT_TAKES: Final = 86_400.0  # seconds: nobody can stop what a thread does
 
 
@@ -87,12 +88,24 @@ class LoopRequest(Request):
         """``BlockingRequest.finish``, awaited. What has begun is finished although the task is cancelled."""
         await adrive(self.finishing(error, callsite.here(2)), _carry_out)
 
+    def finish_with(self, task: asyncio.Task[Any]) -> None:
+        """``finish`` when *task* ends: it is the host's, sends the body, and tells nobody when that was sent."""
+        task.add_done_callback(self._finish_after)
+
+    def _finish_after(self, task: asyncio.Task[Any]) -> None:
+        error = None if task.cancelled() else task.exception()
+        ending = task.get_loop().create_task(self.finish(error))
+        _endings.add(ending)
+        ending.add_done_callback(_endings.discard)
+
     def gone(self) -> None:
-        """The host's task goes on to something else: nothing of this request may stay behind in its context."""
-        self.leave(self.token)
-        if self.beside is not None:
+        """The host's task goes on to something else: nothing of this request may stay behind in its context. Once is enough."""
+        token, self.token = self.token, None
+        beside, self.beside = self.beside, None
+        self.leave(token)
+        if beside is not None:
             with suppress(ValueError):  # left in another context than it was entered in
-                BESIDE.reset(self.beside)
+                BESIDE.reset(beside)
 
 
 async def _carry_out(step: Step) -> Any:

@@ -1,0 +1,72 @@
+"""aiohttp on its own server: coroutines for an `AsyncDatabase`, worker threads for a `Database`."""
+
+import asyncio
+import contextlib
+
+from aiohttp import web
+
+from contract.host import Host, Mistaken, Raised, Stream, called
+from tenure.web.aiohttp import middleware
+
+from support import http
+
+
+class OnAiohttp(Host):
+    name = "aiohttp"
+    faces = ("sync", "async")
+
+    def application(self, face, probes, **boundary):
+        units = middleware(face.db, **boundary)
+        app = web.Application(middlewares=[_mistaken, units])
+        app.cleanup_ctx.append(units.closing)
+        for path, probe in probes.items():
+            app.router.add_route("*", path, _handler(face, probe))
+        return app
+
+    def serve(self, app, threads):
+        return http.aiohttp(app, threads)
+
+
+def _handler(face, probe):
+    later = set()
+
+    async def handle(request):
+        try:
+            answer = await called(face, probe)
+        except Raised as raised:
+            raise _exception(raised) from None
+        if isinstance(answer, Stream):
+            return await _stream(face, answer, request)
+        if answer.after is not None:
+            later.add(asyncio.create_task(called(face, answer.after)))
+        return web.Response(text=answer.text, status=answer.status)
+
+    return handle
+
+
+def _exception(raised):
+    kinds = {303: web.HTTPSeeOther, 404: web.HTTPNotFound, 200: web.HTTPOk}
+    return kinds[raised.status](*([raised.location] if raised.location else []), text="raised")
+
+
+async def _stream(face, answer, request):
+    response = web.StreamResponse(status=answer.status)
+    try:
+        await response.prepare(request)
+        with contextlib.suppress(StopAsyncIteration):
+            while True:
+                await response.write((await called(face, answer.parts.__anext__)).encode())
+    finally:
+        await called(face, answer.parts.aclose)
+    return response
+
+
+@web.middleware
+async def _mistaken(request, handler):
+    try:
+        return await handler(request)
+    except Mistaken:
+        return web.Response(text="handled", status=409)
+
+
+HOSTS = [OnAiohttp()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from typing import Any, Unpack, cast
 
 from flask import Flask, Response, current_app, request_finished
@@ -14,7 +15,7 @@ from tenure.core.database import Database
 from tenure.core.decorate import fill, fill_methods
 from tenure.exceptions import BadOption
 from tenure.web.answers import refusal
-from tenure.web.blocking import BlockingBoundary, BlockingRequest
+from tenure.web.blocking import BlockingBoundary
 from tenure.web.boundary import Rules
 from tenure.web.wsgi import UnitMiddleware
 
@@ -60,8 +61,8 @@ class Tenure:
         register(app, BlockingBoundary(database, **self._rules))
 
 
-def register(app: Flask, boundary: BlockingBoundary) -> None:
-    """Put *boundary* around the requests of *app*."""
+def register(app: Flask, boundary: BlockingBoundary, here: Callable[[], Any] | None = None) -> None:
+    """Put *boundary* around the requests of *app*. *here* gives what a request settles, where that is not its own unit."""
     database = boundary.database
     # Private, but Flask itself asks it in every method that sets up. tests/web/test_flask.py fails when it changes.
     if getattr(app, "_got_first_request", False):
@@ -71,7 +72,7 @@ def register(app: Flask, boundary: BlockingBoundary) -> None:
         raise BadOption(f"{app.name!r} is registered with {database.name!r} already. Leave one of them out.")
     known.append(database)
     app.wsgi_app = UnitMiddleware.around(app.wsgi_app, boundary)  # type: ignore[method-assign]
-    settling = _Settling(app, boundary)
+    settling = _Settling(app, boundary, here or boundary.here)
     app.make_response = settling.make_response  # type: ignore[method-assign]
     app.full_dispatch_request = settling.full_dispatch_request  # type: ignore[method-assign]
     request_finished.connect(settling.finished, app)  # known weakly, and as long as the application knows it
@@ -83,7 +84,8 @@ def register(app: Flask, boundary: BlockingBoundary) -> None:
 class _Settling:
     """Commits as soon as there is an answer, and gives what COMMIT raises to the error handlers, as if the view had raised it."""
 
-    def __init__(self, app: Flask, boundary: BlockingBoundary) -> None:
+    def __init__(self, app: Flask, boundary: BlockingBoundary, here: Callable[[], Any]) -> None:
+        self.here = here
         self.app: Any = app  # Flask 3.2 passes its context on: its methods take one argument more
         self.boundary = boundary
         self.answer = app.full_dispatch_request
@@ -94,8 +96,8 @@ class _Settling:
         return self.make(rv.get_response(flask_request.environ) if isinstance(rv, HTTPException) else rv)
 
     def full_dispatch_request(self, *contexts: Any) -> Response:
-        request = self.boundary.here()
-        if not isinstance(request, BlockingRequest):
+        request = self.here()
+        if request is None:
             return self.answer(*contexts)
         try:
             response = self.answer(*contexts)
@@ -118,7 +120,7 @@ class _Settling:
         return self.app.finalize_request(*contexts, self.app.handle_user_exception(*contexts, error))  # type: ignore[no-any-return]
 
     def finished(self, _app: Flask, *, response: Response, **_more: Any) -> None:
-        if (request := self.boundary.here()) is not None:
+        if (request := self.here()) is not None:
             request.whole = response.is_sequence
 
 
@@ -155,9 +157,9 @@ class _Filling:
 
 
 def __getattr__(name: str) -> Any:
-    """``adopt``, which needs Flask-SQLAlchemy, is loaded when it is asked for."""
-    if name == "adopt":
-        from tenure.web.flask_sqlalchemy import adopt
+    """``adopt`` and ``adopt_async``, which stand on this module, are loaded when they are asked for."""
+    if name in ("adopt", "adopt_async"):
+        from tenure.web import adopt
 
-        return adopt
+        return getattr(adopt, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

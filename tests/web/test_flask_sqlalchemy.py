@@ -469,6 +469,19 @@ def test_applications_that_are_not_adopted_keep_what_they_had(shop, face):
 
 
 @alone
+def test_an_extension_that_replaces_another(shop):
+    """R21: an application whose extension was replaced, as in tests, is adopted with the new one."""
+    del shop.app.extensions["sqlalchemy"]
+    other = SQLAlchemy(shop.app)
+    database = adopt(shop.app)
+    with shop.app.app_context():
+        assert shop.db.session() is not other.session() is database.session
+        assert isinstance(other.session(), UnitSession)
+        other.engine.dispose()
+    database.close()
+
+
+@alone
 def test_sessions_that_cannot_be_a_units():
     """R21: what a unit decides itself is refused by name."""
     app = flask.Flask("shop")

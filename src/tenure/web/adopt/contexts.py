@@ -17,28 +17,28 @@ from tenure.web.boundary import Commit
 from tenure.web.flask import register
 from tenure.web.scope import BlockingScope
 
-_CONTEXTS = "tenure.adopted"  # in app.extensions: the contexts of that application
-_CONTEXT = "_tenure_context"  # in flask.g, which goes with its context
+_ADOPTED = "tenure.adopted"  # in app.extensions: by extension, for an application may replace its own
 
 
 class Contexts:
-    """The contexts of one application that was adopted."""
+    """The contexts of one application that was adopted, as *extension* sees them."""
 
-    def __init__(self, app: Flask, database: Database, commit: Commit) -> None:
+    def __init__(self, app: Flask, extension: Any, database: Database, commit: Commit) -> None:
         self.database = database
         self.boundary = BlockingBoundary(database, commit=commit)
         self.spans = BlockingBoundary(database, commit="explicit")
         self._tear_down = app.do_teardown_appcontext
         register(app, self.boundary, self.here)
         app.do_teardown_appcontext = self._do_teardown_appcontext  # type: ignore[method-assign,assignment]
-        app.extensions[_CONTEXTS] = self
+        app.extensions.setdefault(_ADOPTED, {})[extension] = self
+        self._in_g = f"_tenure_{id(self)}"  # where flask.g, which goes with its context, has what is known of it
 
     def here(self) -> Context:
         """The context in which this is asked, with a place for a unit."""
-        context: Context | None = g.get(_CONTEXT)
+        context: Context | None = g.get(self._in_g)
         if context is None:
             context = Context(self)
-            setattr(g, _CONTEXT, context)
+            setattr(g, self._in_g, context)
         if not self._within_a_block():
             context.claim()
         return context
@@ -63,11 +63,11 @@ class Contexts:
 
     def in_use(self, key: Hashable = None) -> bool:
         """Whether a unit was opened in this context whose work is not settled, nor about to be."""
-        context: Context | None = g.get(_CONTEXT)
+        context: Context | None = g.get(self._in_g)
         return context is not None and context.in_use(None if key == context.key else key)
 
     def _do_teardown_appcontext(self, *args: Any) -> None:
-        context: Context | None = g.get(_CONTEXT)
+        context: Context | None = g.get(self._in_g)
         if context is None:
             self._tear_down(*args)
             return
@@ -78,15 +78,15 @@ class Contexts:
             context.end(next((one for one in args if isinstance(one, BaseException)), None))
 
 
-def adopted() -> Contexts | None:
-    """The contexts of the application that is current here, if it was adopted."""
-    found: Contexts | None = current_app.extensions.get(_CONTEXTS) if has_app_context() else None
-    return found
+def adopted(extension: Any) -> Contexts | None:
+    """The contexts of the application that is current here, if it was adopted with *extension*."""
+    known: dict[Any, Contexts] = current_app.extensions.get(_ADOPTED, {}) if has_app_context() else {}
+    return known.get(extension)
 
 
-def refuse_twice(app: Flask) -> None:
-    """Raise BadOption if *app* was adopted already."""
-    if _CONTEXTS in app.extensions:
+def refuse_twice(app: Flask, extension: Any) -> None:
+    """Raise BadOption if *app* was adopted with *extension* already."""
+    if extension in app.extensions.get(_ADOPTED, {}):
         raise BadOption(f"{app.name!r} is adopted already. Leave one of them out.")
 
 

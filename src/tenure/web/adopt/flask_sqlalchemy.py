@@ -18,15 +18,15 @@ from tenure.web.boundary import Commit
 
 def adopt(app: Flask, extension: SQLAlchemy, commit: Commit, options: Mapping[str, Any]) -> AdoptedDatabase:
     """Let *extension* run on tenure in *app*."""
-    refuse_twice(app)
+    refuse_twice(app, extension)
     session: Any = extension.session
     before: ScopedRegistry[Session] = session.registry
     with app.app_context():
         engines = extension.engines
     database = AdoptedDatabase(before.createfunc, engines, None, {"db": _Extension(extension, engines)}, options)
-    Contexts(app, database, commit)
+    Contexts(app, extension, database, commit)
     if not isinstance(before, UnitRegistry):
-        session.registry = UnitRegistry(before)
+        session.registry = UnitRegistry(extension, before)
     return database
 
 
@@ -44,15 +44,16 @@ class _Extension:
 class UnitRegistry(ScopedRegistry[Session]):
     """Behind ``db.session``: gives the session of the unit that is open, in an application that was adopted; others keep theirs."""
 
-    __slots__ = ("before",)
+    __slots__ = ("before", "extension")
 
-    def __init__(self, before: ScopedRegistry[Session]) -> None:
+    def __init__(self, extension: SQLAlchemy, before: ScopedRegistry[Session]) -> None:
         super().__init__(before.createfunc, before.scopefunc)
+        self.extension = extension
         self.before = before
 
     def __call__(self) -> Session:
         """The session of the unit that is open here, which is opened by this."""
-        contexts = adopted()
+        contexts = adopted(self.extension)
         if contexts is None:
             return self.before()
         return contexts.session() if self._is_plain() else contexts.scoped(self.scopefunc())
@@ -63,18 +64,18 @@ class UnitRegistry(ScopedRegistry[Session]):
 
     def has(self) -> bool:
         """Whether ``remove()`` has something to do here."""
-        contexts = adopted()
+        contexts = adopted(self.extension)
         if contexts is None:
             return self.before.has()
         return contexts.in_use(None if self._is_plain() else self.scopefunc())
 
     def set(self, obj: Session) -> None:
         """Refused: a session that was made by hand is nobody's unit."""
-        if adopted() is not None:
+        if adopted(self.extension) is not None:
             raise BadOption("db.session(…) with arguments makes a session besides the unit's. Write it without, or db.unit(…).")
         self.before.set(obj)
 
     def clear(self) -> None:
         """The unit stays, and with it its session, which ``remove()`` has closed: it begins anew with its next use."""
-        if adopted() is None:
+        if adopted(self.extension) is None:
             self.before.clear()

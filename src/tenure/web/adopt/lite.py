@@ -19,17 +19,17 @@ DEFAULT = "default"
 
 def adopt(app: Flask, extension: SQLAlchemy, commit: Commit, options: Mapping[str, Any]) -> AdoptedDatabase:
     """Let the synchronous sessions of *extension* run on tenure in *app*."""
-    refuse_twice(app)
+    refuse_twice(app, extension)
     with app.app_context():
         engines, factory = extension.engines, extension.sessionmaker
     if not engines:
         raise BadOption(f"{app.name!r} has no SQLALCHEMY_ENGINES. For those of SQLALCHEMY_ASYNC_ENGINES call adopt_async(app).")
     database = AdoptedDatabase(factory, engines, DEFAULT, {}, options)
-    Contexts(app, database, commit)
-    before = extension.get_session
+    Contexts(app, extension, database, commit)
+    before = extension.get_session  # that of an extension which another of its applications has adopted asks for that one
 
     def get_session(name: str = DEFAULT) -> Session:
-        contexts = adopted()
+        contexts = adopted(extension)
         return before(name) if contexts is None else contexts.session(None if name == DEFAULT else name)
 
     extension.get_session = get_session  # type: ignore[method-assign]

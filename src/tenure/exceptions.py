@@ -40,6 +40,7 @@ __all__ = [
     "UnitEnded",
     "UnsupportedCallable",
     "WrongDriver",
+    "WrongLoop",
 ]
 
 
@@ -150,6 +151,12 @@ class NotPicklable(TenureError, TypeError):
     """A ``Database`` that another process could not open in the same way was to be pickled."""
 
     slug = "not-picklable"
+
+
+class WrongLoop(TenureError, RuntimeError):
+    """An ``AsyncDatabase`` was used on trio's event loop; SQLAlchemy and its drivers know asyncio's."""
+
+    slug = "wrong-loop"
 
 
 class DatabaseClosed(TenureError):

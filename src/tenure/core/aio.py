@@ -22,6 +22,7 @@ from tenure.core.decorate import adecorate
 from tenure.core.drain import CLOSING, Drained, drain
 from tenure.core.hooks import Hook
 from tenure.core.limits import Limits
+from tenure.core.loops import refuse_trio
 from tenure.core.options import GuardMode, Hold, UnitOptions
 from tenure.core.plan import Opening, Plan, Step, Verdict, adrive, drive
 from tenure.core.session import AsyncioUnitSession, UnitSession
@@ -212,6 +213,7 @@ class AsyncDatabase(BaseDatabase[AsyncSession]):
         """
         await self.drain(CLOSING)
         for supply in self.supplies:
+            await supply.gate.leave_loops(home=bool(self._owned))
             supply.close()
         for engine in self._owned:
             await engine.dispose()
@@ -222,6 +224,7 @@ class AsyncDatabase(BaseDatabase[AsyncSession]):
 
     def new_session(self, unit: BaseUnit[AsyncSession]) -> tuple[AsyncSession, UnitSession]:
         """A session for *unit*."""
+        refuse_trio()
         session = AsyncSession(self.engine, sync_session_class=self.session_class, unit=unit, **self.session_options)
         door = session.sync_session
         assert isinstance(door, UnitSession)

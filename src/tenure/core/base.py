@@ -30,7 +30,7 @@ from tenure.core.status import Status, status_of
 from tenure.core.unit import BaseUnit
 from tenure.engines.admission import Admission, admission_of
 from tenure.engines.deadline import Deadline
-from tenure.engines.ledger import HolderReport
+from tenure.engines.ledger import HolderReport, is_spare
 from tenure.engines.masked import shown
 from tenure.engines.replicas import Replicas
 from tenure.engines.supply import Supply
@@ -128,7 +128,7 @@ class BaseDatabase(Replicated, Portable, Generic[S]):
     def holders(self) -> list[HolderReport]:
         """Who holds a connection now, the oldest first. Takes no connection."""
         gates = [supply.gate for supply in self.supplies]
-        found = [report for gate in gates for report in gate.ledger.reports(gate.queue.is_spare)]
+        found = [report for gate in gates for report in gate.ledger.reports(is_spare)]
         return sorted(found, key=lambda one: one.age, reverse=True)
 
     def _holders_around(self) -> Iterator[UnitSession]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from sqlalchemy.pool import QueuePool
-
 from tenure.engines.gate import Gate
 from tenure.engines.replicas import ReplicaStatus
+from tenure.engines.rooms import idle_in
 
 
 class Status(NamedTuple):
     """Numbers of one database: connections now, and what has happened since it was made. Those on one engine share them.
+    An ``AsyncDatabase`` has a pool for each event loop that uses it now; their numbers are added.
 
     Attributes:
         name: The database's name.
@@ -53,14 +53,16 @@ class Status(NamedTuple):
 
 def status_of(name: str, gate: Gate, replicas: tuple[ReplicaStatus, ...]) -> Status:
     """The numbers of the database behind *gate*. Takes no connection."""
-    pool, queue, counts = gate.engine.pool, gate.queue, gate.counts
+    rooms, counts = gate.all_rooms(), gate.counts
+    queues = [room.queue for room in rooms]
+    bounds = [queue.capacity for queue in queues]
     return Status(
         name,
-        queue.capacity,
+        None if None in bounds else sum(filter(None, bounds)),
         gate.out(),
-        (pool.checkedin() if isinstance(pool, QueuePool) else 0) + queue.spare,
-        queue.waiting,
-        queue.peak,
+        sum(map(idle_in, rooms)),
+        sum(queue.waiting for queue in queues),
+        sum(queue.peak for queue in queues),
         counts.acquired,
         counts.timed_out,
         counts.cancelled,

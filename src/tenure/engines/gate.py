@@ -11,7 +11,6 @@ from __future__ import annotations
 import gc
 import threading
 import time
-import weakref
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from contextvars import ContextVar
@@ -23,7 +22,9 @@ from sqlalchemy.pool import ConnectionPoolEntry, Pool, PoolProxiedConnection, Qu
 
 from tenure.engines import fork, waiting
 from tenure.engines.admission import Admission, Queue, State
+from tenure.engines.counts import Counts
 from tenure.engines.ledger import Holder, Lease, Ledger, Stranger
+from tenure.engines.rooms import Room, Rooms, capacity_of, out_of
 from tenure.engines.sockets import socket_of
 from tenure.exceptions import BadOption
 
@@ -36,23 +37,6 @@ _TAKEN: Final[ContextVar[tuple[Stranger, ...]]] = ContextVar("tenure.taken", def
 
 # Who holds connections in this context, as units that are open around the code that asks.
 Around: TypeAlias = Callable[[], Iterable[Holder]]
-
-
-class Counts:
-    """How often what has happened at a gate since it was built."""
-
-    __slots__ = ("acquired", "cancelled", "discarded", "in_doubt", "leaked", "longest_wait", "refused", "timed_out", "waited")
-
-    def __init__(self) -> None:
-        self.acquired = self.timed_out = self.cancelled = self.refused = self.leaked = self.discarded = self.in_doubt = (
-            self.waited
-        ) = 0
-        self.longest_wait = 0.0  # seconds
-
-    def wait(self, seconds: float) -> None:
-        """Somebody has stood in line, whatever came of it."""
-        self.waited += 1
-        self.longest_wait = max(self.longest_wait, seconds)
 
 
 class Gate:
@@ -70,15 +54,14 @@ class Gate:
         self.name = name
         self.ledger = Ledger()
         self.counts = Counts()
-        self.queue = Queue(capacity_of(engine.pool), admission)
+        self.home = Room(engine.pool, Queue(capacity_of(engine.pool), admission))
+        self.rooms = Rooms(self) if engine.dialect.is_async and isinstance(engine.pool, QueuePool) else None
         self.around: list[Around] = []
         self._asking = threading.local()
         self._collected = 0.0
         self._sweeping = threading.Lock()
         self._users = 0
-        self._records: weakref.WeakSet[ConnectionPoolEntry] = weakref.WeakSet()  # of connections, out or not
         self._wait: waiting.Wait = waiting.in_loop if engine.dialect.is_async else waiting.in_thread
-        self._connect: Callable[[], PoolProxiedConnection] = engine.pool.connect
         self._stand_before(engine.pool)
         # Private: whether somebody listens to the engine's statements. SQLAlchemy takes it from any listener, and then a longer way
         # through each of them, which is 8 % of a read on SQLite; of dispose() it tells in any case.
@@ -91,6 +74,15 @@ class Gate:
             if not event.contains(engine, name_of_event, listener):  # left there when the gate goes, for leases that outlive it
                 event.listen(engine, name_of_event, listener)
         fork.register(self)
+
+    @property
+    def queue(self) -> Queue:
+        """Who waits for a connection, here."""
+        return self.home.queue if self.rooms is None else self.rooms.known().queue
+
+    def all_rooms(self) -> list[Room]:
+        """The pools that there are, with those who wait for their connections; one, but for asyncio with several loops."""
+        return [self.home] if self.rooms is None else self.rooms.all()
 
     # -- taking --------------------------------------------------------------------------------------------
 
@@ -110,7 +102,7 @@ class Gate:
         finally:
             self._asking.lease = None
         if not hasattr(lease, "gate"):  # dispose() has just put a pool there before which nobody stood yet
-            lease.gate = self
+            lease.gate, lease.queue = self, self.queue
             connection.connection.record_info[_LEASE] = lease  # type: ignore[index]
             self.ledger.enter(lease)
         self.ledger.connected(lease, connection)
@@ -124,14 +116,15 @@ class Gate:
             lease = Stranger().lease
         else:
             self._asking.lease = None
-        lease.gate = self
+        room = self.home if self.rooms is None else self.rooms.here()
+        lease.gate, lease.queue = self, room.queue
         try:
-            if not self.queue.enter(lease):
+            if not room.queue.enter(lease):
                 self._stand_in_line(lease)
-            fairy = self._connect()
+            fairy = room.connect()
             fairy.record_info[_LEASE] = lease  # type: ignore[index]
         except BaseException:  # refused, cancelled or interrupted: the place goes to the next
-            self.queue.leave(lease)
+            lease.queue.leave(lease)
             raise
         lease.since = time.monotonic()
         self.counts.acquired += 1
@@ -155,13 +148,13 @@ class Gate:
             verdict.refuse_deadlock(self, lease, holder)
         limit, began = self.limit(holder), time.monotonic()
         try:
-            got = self._wait(self.queue, lease, limit, self.look)
+            got = self._wait(lease.queue, lease, limit, self.look)
         except BaseException:  # counted and passed on: a wait raises only when it is cancelled or interrupted
             self.counts.cancelled += 1
             self.counts.wait(time.monotonic() - began)
             raise
         if isinstance(got, Lease):
-            self._discharge(got)
+            self.discharge(got)
             return
         self.counts.wait(time.monotonic() - began)
         if got.state is State.SHED:
@@ -212,7 +205,7 @@ class Gate:
             raise
         finally:
             try:
-                if self.queue.is_past(lease) and not connection.closed:
+                if lease.queue.is_past(lease) and not connection.closed:
                     connection.invalidate()  # the old pool would not close it
                 connection.close()
             finally:
@@ -221,22 +214,24 @@ class Gate:
 
     def park(self, lease: Lease) -> bool:
         """Keep an idle lease for its unit's next read until somebody else needs it; False when it must be given back now."""
-        return lease.keepable and not lease.connection.invalidated and self.queue.park(lease)
+        return lease.keepable and not lease.connection.invalidated and lease.queue.park(lease)
 
     def unpark(self, lease: Lease) -> bool:
         """Have a parked lease back; False when it was taken."""
-        return self.queue.unpark(lease)
+        return lease.queue.unpark(lease)
 
     def empty(self) -> None:
         """Give back all that is parked."""
         for lease in self.queue.take_spare():
-            self._discharge(lease)
+            self.discharge(lease)
 
     def dismiss(self, holder: Holder) -> None:
         """Send *holder* away, if it waits for a connection"""
-        self.queue.dismiss(holder)
+        for room in self.all_rooms():
+            room.queue.dismiss(holder)
 
-    def _discharge(self, spare: Lease) -> None:
+    def discharge(self, spare: Lease) -> None:
+        """Give a lease back on which nothing is open."""
         self.ledger.leave(spare)
         with suppress(Exception):  # SQLAlchemy has logged it and discarded the connection; nothing was open on it
             spare.connection.close()
@@ -253,7 +248,10 @@ class Gate:
             self._sweeping.release()
 
     def _sweep(self) -> None:
+        mine = self.queue
         for lease in self.ledger.leases():
+            if lease.queue is not mine:
+                continue  # of another loop, which alone can give it back
             holder = lease.holder()
             if holder is None:
                 self.counts.leaked += 1
@@ -288,27 +286,31 @@ class Gate:
 
     def out(self) -> int:
         """How many connections are out of the pool now, whoever took them, but for those that are only kept and may be taken."""
-        pool = self.engine.pool
-        count = pool.checkedout() if isinstance(pool, QueuePool) else self.queue.used
-        return count - self.queue.spare
+        return sum(out_of(room) for room in self.all_rooms())
 
     def _stand_before(self, pool: Pool) -> None:
-        self._connect = pool.connect
+        self.home.pool, self.home.connect = pool, pool.connect
         pool.connect = self._pass  # type: ignore[method-assign]
 
     def _renewed(self, engine: Engine) -> None:
         """``dispose()`` has put a new pool in the place of the old; connections of that which are out go their own way."""
         self._stand_before(engine.pool)
-        spare = self.queue.renew(capacity_of(engine.pool))
+        spare = self.home.queue.renew(capacity_of(engine.pool))
         for lease in spare:
             lease.connection.invalidate()  # the old pool would not close it
-            self._discharge(lease)
+            self.discharge(lease)
+
+    async def leave_loops(self, *, home: bool) -> None:
+        """The last ``Database`` for asyncio is about to leave: end the pools of its loops, the engine's own only if *home*."""
+        if self.rooms is not None and self._users == 1:
+            await self.rooms.end(home=home)
 
     def join(self, admission: Admission | None) -> Gate:
         """One ``Database`` more has this gate."""
-        if admission is not None and admission != self.queue.admission:
+        if admission is not None and admission != self.home.queue.admission:
             raise BadOption(
-                f"{admission!r}: another Database has this engine, with {self.queue.admission!r}. One pool has one queue: give both the same."
+                f"{admission!r}: another Database has this engine, with {self.home.queue.admission!r}. One pool has one queue:"
+                " give both the same."
             )
         self._users += 1
         return self
@@ -318,6 +320,8 @@ class Gate:
         self.empty()
         self._users -= 1
         if not self._users:
+            if self.rooms is not None:
+                self.rooms.start_anew()
             self.engine.pool.__dict__.pop("connect", None)
             event.remove(self.engine, "engine_disposed", self._renewed)
             event.remove(self.engine, "connect", self._made)
@@ -325,16 +329,21 @@ class Gate:
 
     def _made(self, _connection: Any, record: ConnectionPoolEntry) -> None:
         """Pool event ``connect``."""
-        self._records.add(record)
+        room = self.home if self.rooms is None else self.rooms.known()
+        room.records.add(record)
 
     def start_anew(self) -> None:
         """As ``Heir``: what is pooled, out or parked is the parent's."""
-        fork.keep(self.engine.pool, *self.ledger.leases())
-        for record in list(self._records):
-            fork.sever(record, socket_of(self.engine))
-        self._records.clear()
+        rooms = self.all_rooms()
+        fork.keep(self.engine.pool, *rooms, *self.ledger.leases())
+        for room in rooms:
+            for record in list(room.records):
+                fork.sever(record, socket_of(self.engine))
         self.ledger.clear()
-        self.queue.start_anew()
+        self.home.queue.start_anew()
+        self.home = Room(self.engine.pool, self.home.queue)
+        if self.rooms is not None:
+            self.rooms.start_anew()
         self.counts = Counts()
         self._asking, self._sweeping = threading.local(), threading.Lock()
         _TAKEN.set(())
@@ -363,15 +372,6 @@ def _start_anew() -> None:
 fork.in_child(_start_anew)
 
 
-def capacity_of(pool: Pool) -> int | None:
-    """How many connections *pool* hands out at most, or None where it has no bound."""
-    if not isinstance(pool, QueuePool):
-        return None
-    # Private: no public name tells the bound of an engine made elsewhere. tests/engines/test_supply.py fails when it changes.
-    overflow: int = pool._max_overflow  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
-    return None if overflow < 0 or pool.size() == 0 else pool.size() + overflow
-
-
 def say(connection: Connection, statement: str) -> None:
     """Run a statement outside any transaction of SQLAlchemy's."""
     cursor: Any = connection.connection.cursor()
@@ -384,7 +384,7 @@ def _came_back(_connection: Any, record: Any) -> None:
     if lease is not None:
         if isinstance(lease.holder(), Stranger):
             lease.gate.ledger.leave(lease)
-        lease.gate.queue.leave(lease)
+        lease.queue.leave(lease)
 
 
 def _discarded(_connection: Any, record: Any, _error: Any) -> None:

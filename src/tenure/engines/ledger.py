@@ -18,6 +18,7 @@ from tenure.callsite import Site, words
 from tenure.exceptions import TenureError
 
 if TYPE_CHECKING:
+    from tenure.engines.admission import Queue
     from tenure.engines.gate import Gate
 
 
@@ -119,6 +120,7 @@ class Lease:
     Attributes:
         connection: The SQLAlchemy ``Connection``; set when there is one.
         gate: The gate that it came through.
+        queue: Where it has its place.
         holder: Who holds it, weakly.
         since: When it was taken, by ``time.monotonic()``, in seconds.
         undo: Statement to run before the connection goes back, if any.
@@ -133,12 +135,13 @@ class Lease:
     """
 
     __slots__ = (
-        "__weakref__", "behind", "commit_sent", "connection", "gate", "holder", "keepable", "may_write", "pinned", "place", "rests_since",
-        "since",  "undo",
+        "__weakref__", "behind", "commit_sent", "connection", "gate", "holder", "keepable", "may_write", "pinned", "place", "queue",
+        "rests_since", "since", "undo",
     )  # fmt: skip
 
     connection: Connection
     gate: Gate
+    queue: Queue
 
     def __init__(self, holder: Holder) -> None:
         self.holder: Callable[[], Holder | None] = (lambda: holder) if isinstance(holder, Stranger) else weakref.ref(holder)
@@ -151,6 +154,11 @@ class Lease:
     def age(self) -> float:
         """For how many seconds it has been held."""
         return time.monotonic() - self.since
+
+
+def is_spare(lease: Lease) -> bool:
+    """Whether *lease* is only kept, and may be taken."""
+    return lease.queue.is_spare(lease)
 
 
 class HolderReport(NamedTuple):

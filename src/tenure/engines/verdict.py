@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from tenure import workers
 from tenure.callsite import Site, words
-from tenure.engines.ledger import Holder, Holding, Lease, Stranger
+from tenure.engines.ledger import Holder, Holding, Lease, Stranger, is_spare
 from tenure.exceptions import DatabaseDraining, Overloaded, PoolExhausted, SecondConnection
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def exhausted(gate: Gate, lease: Lease, waited: float) -> PoolExhausted:
         f"{gate.name!r}: none of {gate.queue.capacity} free in {waited:.1f} s, {gate.queue.waiting + 1} wait. {groups}."
         f" {REMEDIES[kind]}",
         kind,
-        tuple(gate.ledger.reports(gate.queue.is_spare)),
+        tuple(gate.ledger.reports(is_spare)),
     )
     for one in held[:_LISTED]:
         error.add_note(_line(one))

@@ -13,7 +13,7 @@ from tenure import Admission
 from tenure.core.events import HookFailed, WorkLost
 from tenure.exceptions import NoUnit, Overloaded, ReadOnlyUnit, UnitEnded
 
-from support.face import settle
+from support.face import PATIENCE, settle
 from support.http import at_once
 from support.models import Order, Pledge, User
 from support.probe import stored as stored_in
@@ -402,6 +402,28 @@ def test_hooks_run_once_the_outcome_is_known(face, serve, stored, told):
     assert (response.status, response.text) == (200, "0")
     assert seen == [("first", ["ada"], 0, None), ("third", ["ada"], 0, None)]
     assert [type(failed.error) for failed in told.of(HookFailed)] == [ZeroDivisionError]
+
+
+@pytest.mark.dialects("postgresql")
+def test_the_options_of_the_requests_units(face, serve):
+    """R15: the units open with the application's options, which may go by what the host knows of the request."""
+    asked = []
+
+    def settings(request):
+        asked.append(request)
+        return {"app.who": "ada"}
+
+    async def probe():
+        try:
+            await face.session.execute(insert(User).values(name="ada"))
+        except ReadOnlyUnit:
+            return Answer(text=await face.session.scalar(text("SELECT current_setting('app.who')")))
+        return Answer(500)
+
+    response = serve(face, {"/": probe}, readonly=True, timeout=PATIENCE, settings=settings).get()
+
+    assert (response.status, response.text) == (200, "ada")
+    assert [one is None for one in asked] == [False]
 
 
 # ------------------------------------------------------------------------------------- the body

@@ -15,7 +15,7 @@ from tenure.web import aio
 from tenure.web.aio import LoopBoundary
 from tenure.web.asgi import UnitMiddleware
 
-from support.asgi import call, run
+from support.asgi import call, live, run
 from support.face import PATIENCE
 from support.models import Pledge, User
 
@@ -224,7 +224,65 @@ def test_the_lifespan(make_face, close, wrap):
     assert closed == [True] * close
 
 
-@pytest.mark.parametrize("options", [{"commit": "never"}, {"commit_if": 3}])
+@alone
+@pytest.mark.parametrize("how", ["returns", "raises"])
+def test_an_application_without_a_lifespan(make_face, wrap, how):
+    """R31: the database is closed at the end also where the application knows of no lifespan."""
+    face = make_face()
+
+    async def app(scope, receive, send):
+        assert scope["type"] == "http" or how == "returns"
+
+    async def lived():
+        async with live(wrap(app, face.db, close=True)):
+            assert not face.db.supply.closed
+
+    run(face, lived())
+    assert face.db.supply.closed
+
+
+@alone
+@pytest.mark.parametrize("close", [False, True])
+def test_an_application_that_does_not_start(make_face, wrap, close):
+    """R31: its own error is the server's to see, and what was lent to it is closed."""
+    face = make_face()
+
+    async def app(scope, receive, send):
+        await receive()
+        raise LookupError
+
+    with pytest.raises(LookupError):
+        run(face, call(wrap(app, face.db, close=close), {"type": "lifespan"}))
+    assert face.db.supply.closed is close
+
+
+@alone
+def test_the_end_of_the_lifespan_drains(make_face, wrap):
+    """R31: work that outlives the requests has the seconds of `close=` to end, before the server is told that all is over."""
+    face = make_face()
+
+    async def work(session, free, done):
+        await session.execute(select(User.name))
+        await free.wait()
+        session.add(User(name="ada"))
+        done.append(True)
+
+    async def app(scope, receive, send):
+        done, free = [], face.event()
+        task = asyncio.create_task(off_loop(face, lambda: face.decorated(work)(free, done)))
+        await send({"type": "lifespan.startup.complete"})
+        while not face.db.units.now():
+            await asyncio.sleep(0)
+        asyncio.get_running_loop().call_later(0.05, free.set)
+        await send({"type": "lifespan.shutdown.complete"})
+        assert done == [True]
+        await task
+
+    run(face, call(wrap(app, face.db, close=PATIENCE), {"type": "lifespan"}))
+    assert face.db.supply.closed
+
+
+@pytest.mark.parametrize("options", [{"commit": "never"}, {"commit_if": 3}, {"close": -1}, {"close": "yes"}])
 @alone
 def test_bad_options(face, options):
     """R51: what is wrong is said when the middleware is made."""

@@ -181,14 +181,7 @@ class BaseDatabase(Replicated, Portable, Generic[S]):
         if how is Opening.MISSING:
             raise NoUnit(f"{self._where()}, and propagation='mandatory' must join one. Open it in the caller: {self._with()}.")
         if how is Opening.OWN:
-            if options.settings:
-                self.supply.check_settings(options.settings)
-            if outer is None and self.units.draining:
-                self.check_not_draining(options.name or name or "a unit", site)
-            unit = self.unit_class(self, options, site, outer, name=name)
-            self.units.enter(unit)
-            if options.timeout is not None:
-                unit.deadline = deadline or Deadline(options.timeout)
+            unit = self.own_unit(options, site, outer, name=name, deadline=deadline)
         else:
             assert outer is not None
             if how is Opening.UNEXPECTED:
@@ -202,6 +195,26 @@ class BaseDatabase(Replicated, Portable, Generic[S]):
                 unit.deadline = _earlier(outer.deadline, options.timeout)
         unit.token = self.current_place.enter(unit)
         return unit, how
+
+    def own_unit(
+        self,
+        options: UnitOptions,
+        site: Site | None,
+        outer: BaseUnit[S] | None = None,
+        *,
+        name: str | None = None,
+        deadline: Deadline | None = None,
+    ) -> BaseUnit[S]:
+        """A unit with a session of its own, which is not made current."""
+        if options.settings:
+            self.supply.check_settings(options.settings)
+        if outer is None and self.units.draining:
+            self.check_not_draining(options.name or name or "a unit", site)
+        unit = self.unit_class(self, options, site, outer, name=name)
+        self.units.enter(unit)
+        if options.timeout is not None:
+            unit.deadline = deadline or Deadline(options.timeout)
+        return unit
 
     def check_not_draining(self, name: str, site: Site | None) -> None:
         """Raise DatabaseDraining where no unit may begin any more that is not part of another, or of its hooks."""

@@ -9,9 +9,11 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
 from contextvars import Token
+from functools import partial
 from typing import Any, Final, Unpack
 
 from tenure import callsite, workers
+from tenure.checks import check_seconds
 from tenure.core.base import BaseDatabase, attach
 from tenure.core.plan import Outcome, adrive
 from tenure.core.shield import finish
@@ -40,25 +42,44 @@ class LoopBoundary(Boundary):
         super().__init__(database, **rules)
         self.threads = None if database.is_async else Threads()
 
-    def begin(self, name: str, cookies: str | None = None) -> LoopRequest:
+    def begin(self, name: str, cookies: str | None = None, given: Any = None) -> LoopRequest:
         """A request, current in this context from now on until its ``gone()``.
 
         Args:
             name: ``GET /path``.
             cookies: Its Cookie header, if it has one.
+            given: What the host knows of it.
 
         """
-        return LoopRequest(self, name, cookies, self.threads)
+        return LoopRequest(self, name, cookies, given, self.threads)
 
-    async def close(self) -> None:
-        """Close the database, in a thread if that blocks."""
+    async def close(self, seconds: bool | float = True) -> None:
+        """Drain and close the database, in a thread if that blocks.
+
+        Args:
+            seconds: What units that are open have to end; True for those that ``close()`` gives them.
+
+        """
         shell: Any = self.database
-        await (shell.close() if self.threads is None else asyncio.to_thread(shell.close))
+        for step in [shell.close] if seconds is True else [partial(shell.drain, seconds), shell.close]:
+            await (step() if self.threads is None else asyncio.to_thread(step))
 
     def ended(self) -> None:
         """No request will come: let the threads go."""
         if self.threads is not None:
             self.threads.close()
+
+
+def check_close(close: bool | float) -> bool | float:
+    """*close*, if it is what adapters take by this name.
+
+    Raises:
+        BadOption: It is not.
+
+    """
+    if not isinstance(close, bool):
+        check_seconds("close", close)
+    return close
 
 
 class LoopRequest(Request):
@@ -68,14 +89,15 @@ class LoopRequest(Request):
         boundary: What the application has decided.
         name: ``GET /path``.
         cookies: Its Cookie header, if it has one.
+        given: What the host knows of it.
         threads: Where the end of a ``Database``'s unit is carried out; None for an ``AsyncDatabase``.
 
     """
 
     __slots__ = ("beside", "threads", "worker")
 
-    def __init__(self, boundary: Boundary, name: str, cookies: str | None, threads: Threads | None) -> None:
-        super().__init__(boundary, name, cookies)
+    def __init__(self, boundary: Boundary, name: str, cookies: str | None, given: Any, threads: Threads | None) -> None:
+        super().__init__(boundary, name, cookies, given)
         self.threads = threads
         self.worker = workers.here()  # a helper thread may end while the request goes on
         self.beside: Token[Any] | None = None if threads is None else BESIDE.set(threads.lender())

@@ -45,7 +45,7 @@ class UnitMiddleware:
         """Answer one request."""
         if self.boundary.inside():
             return await handler(request)
-        work = self.boundary.begin(f"{request.method} {request.path}", request.headers.get("Cookie"))
+        work = self.boundary.begin(f"{request.method} {request.path}", request.headers.get("Cookie"), request)
         answer = _Answer(work, request)
         try:
             response = await answer.of(handler)
@@ -110,7 +110,7 @@ class _Answer:
         except BaseException as error:
             self.failed = error
             raise
-        if (cookie := self.work.set_cookie(secure=self.request.secure)) is not None:
+        for cookie in self.work.set_cookies(secure=self.request.secure):
             response.headers.add("Set-Cookie", cookie)
 
     async def prepare(self, response: web.StreamResponse) -> None:

@@ -6,9 +6,10 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Final, TypeAlias, Unpack
 
 from tenure.core.base import BaseDatabase
-from tenure.web.aio import LoopBoundary, LoopRequest
+from tenure.web.aio import LoopBoundary, LoopRequest, check_close
 from tenure.web.answers import keeps, refusal
 from tenure.web.boundary import Rules
+from tenure.web.lifespan import Lifespan
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Message: TypeAlias = MutableMapping[str, Any]
@@ -28,7 +29,8 @@ class UnitMiddleware:
     Args:
         app: The application.
         db: Whose units its requests are: an ``AsyncDatabase``, or a ``Database`` whose units end in threads.
-        close: Close *db* when the server ends the application's lifespan. Default False: whoever made it closes it.
+        close: Drain and close *db* at the end of the application's lifespan: the seconds that open units have, or True for one.
+            Default False: whoever made it closes it.
         rules: ``commit_if=`` replaces the rule that a status below 400 commits; these and the others as in ``Boundary``.
 
     Raises:
@@ -41,12 +43,12 @@ class UnitMiddleware:
         app: ASGIApplication,
         db: BaseDatabase[Any],
         *,
-        close: bool = False,
+        close: bool | float = False,
         **rules: Unpack[Rules],
     ) -> None:
         self.app = app
         self.boundary = LoopBoundary(db, **rules)
-        self.close = close
+        self.close = check_close(close)
 
     @classmethod
     def around(cls, app: ASGIApplication, boundary: LoopBoundary) -> UnitMiddleware:
@@ -58,7 +60,7 @@ class UnitMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or pass on what is none."""
         if scope["type"] == "lifespan":
-            await self._lifespan(scope, receive, send)
+            await Lifespan(self.boundary, self.close).pass_on(self.app, scope, receive, send)
         elif scope["type"] != "http" or self.boundary.inside():
             await self.app(scope, receive, send)
         else:
@@ -68,7 +70,7 @@ class UnitMiddleware:
         cookies = None
         if self.boundary.position_cookie is not None:
             cookies = "; ".join(value.decode("latin-1") for name, value in scope["headers"] if name == b"cookie")
-        request = self.boundary.begin(f"{scope['method']} {scope['path']}", cookies)
+        request = self.boundary.begin(f"{scope['method']} {scope['path']}", cookies, scope)
         answer = _Answer(request, send, secure=scope.get("scheme") == "https")
         try:
             try:
@@ -83,16 +85,6 @@ class UnitMiddleware:
             await answer.raised(error)
         finally:
             request.gone()
-
-    async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def sent(message: Message) -> None:
-            if message["type"].startswith("lifespan.shutdown."):
-                self.boundary.ended()
-                if self.close:
-                    await self.boundary.close()
-            await send(message)
-
-        await self.app(scope, receive, sent)
 
 
 class _Answer:

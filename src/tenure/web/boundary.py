@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final, Literal, TypeAlias, TypedDict, get_args
 
 from tenure.core.base import BaseDatabase
 from tenure.engines.position import Client
 from tenure.exceptions import BadOption
 from tenure.web.answers import keeps
+from tenure.web.options import Ask, RequestOptions
 from tenure.web.request import Request
 from tenure.web.together import serves
 
@@ -25,6 +26,9 @@ class Rules(TypedDict, total=False):
     commit_if: CommitIf | None
     commit: Commit
     position_cookie: str | None
+    readonly: Ask[bool | None]
+    timeout: Ask[float | None]
+    settings: Ask[Mapping[str, Any] | None]
 
 
 class Boundary:
@@ -37,6 +41,10 @@ class Boundary:
             not committed is rolled back, and a warning names the line where work was lost.
         position_cookie: Name of a cookie in which a client that has written keeps the position of its write, so that its next
             requests see it on whichever replica. Default: none. Without replicas no cookie is set.
+        readonly: The units may not write, and may use a replica. Default False. This and the next two as in ``unit()``, or a
+            function of what the host knows of the request (WSGI's environ, ASGI's scope), called when the unit opens.
+        timeout: Seconds from the unit's opening to its end, the reads of the body included. Default: none.
+        settings: ``SET LOCAL`` for each transaction of the unit. Default: none.
 
     Raises:
         BadOption: An argument has a wrong type or value.
@@ -52,6 +60,9 @@ class Boundary:
         commit_if: CommitIf | None = None,
         commit: Commit = "auto",
         position_cookie: str | None = None,
+        readonly: Ask[bool | None] = None,
+        timeout: Ask[float | None] = None,
+        settings: Ask[Mapping[str, Any] | None] = None,
     ) -> None:
         if not isinstance(database, self.serves):
             raise BadOption(
@@ -67,6 +78,8 @@ class Boundary:
             raise BadOption("commit_if= has no say with commit='explicit'. Give one of them.")
         if position_cookie is not None and not _COOKIE_NAME.fullmatch(str(position_cookie)):
             raise BadOption(f"position_cookie={position_cookie!r}: give the name of a cookie: letters, digits, - and _.")
+        self.options = RequestOptions(readonly=readonly, timeout=timeout, settings=settings)
+        database.supply.check_settings(self.options.fixed.settings)
         self.database = database
         serves(database)
         self.position_cookie = position_cookie

@@ -19,11 +19,11 @@ from tenure.web.boundary import Boundary, Rules
 
 @overload
 def in_units(
-    app: falcon.asgi.App[Any, Any], db: BaseDatabase[Any], *, close: bool = ..., **rules: Unpack[Rules]
+    app: falcon.asgi.App[Any, Any], db: BaseDatabase[Any], *, close: bool | float = ..., **rules: Unpack[Rules]
 ) -> asgi.UnitMiddleware: ...
 @overload
 def in_units(app: falcon.App[Any, Any], db: Database, **rules: Unpack[Rules]) -> wsgi.UnitMiddleware: ...
-def in_units(app: Any, db: Any, *, close: bool = False, **rules: Unpack[Rules]) -> Any:
+def in_units(app: Any, db: Any, *, close: bool | float = False, **rules: Unpack[Rules]) -> Any:
     """Give each request of *app* its unit; serve what this returns.
 
     The work is committed when all of Falcon's middleware has seen the answer, and what COMMIT raises goes to its error handlers.
@@ -31,7 +31,7 @@ def in_units(app: Any, db: Any, *, close: bool = False, **rules: Unpack[Rules]) 
     Args:
         app: A ``falcon.App`` or a ``falcon.asgi.App``.
         db: Whose units its requests are: a ``Database``, or for ASGI an ``AsyncDatabase`` as well.
-        close: Close *db* when the server ends the lifespan of an ASGI application. Default False: whoever made it closes it.
+        close: As ``tenure.web.asgi.UnitMiddleware``, for an ASGI application. Default False: whoever made *db* closes it.
         rules: ``commit_if=`` replaces the rule that a status below 400 commits; these and the others as in ``Boundary``.
 
     Raises:
@@ -100,5 +100,6 @@ class _Settling:
 
 def _refuse(error: Exception) -> None:
     refused = refusal(error)
-    assert refused is not None  # it is one of those whose handler this is
+    if refused is None:  # another database has kept its part: nobody is told to come again
+        raise error
     raise falcon.HTTPError(refused.status, headers=refused.headers) from error

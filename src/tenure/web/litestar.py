@@ -14,7 +14,7 @@ from litestar.routes import BaseRoute, HTTPRoute, WebSocketRoute
 
 from tenure.core.base import BaseDatabase
 from tenure.exceptions import BadOption
-from tenure.web.aio import LoopBoundary, LoopRequest
+from tenure.web.aio import LoopBoundary, LoopRequest, check_close
 from tenure.web.answers import REFUSED, refusal
 from tenure.web.asgi import UnitMiddleware
 from tenure.web.boundary import Rules
@@ -28,7 +28,8 @@ class TenurePlugin(InitPlugin, ReceiveRoutePlugin):
     Args:
         database: Whose units its requests are: an ``AsyncDatabase``, or a ``Database`` for ``def`` handlers.
         session_name: By which name the session is injected; a second database needs one of its own.
-        close: Close the database when the application has shut down. Default False: whoever made it closes it.
+        close: Drain and close the database when the application has shut down: the seconds that open units have, or True for one.
+            Default False: whoever made it closes it.
         rules: ``commit_if=`` replaces the rule that a status below 400 commits; these and the others as in ``Boundary``.
 
     Raises:
@@ -42,14 +43,14 @@ class TenurePlugin(InitPlugin, ReceiveRoutePlugin):
         database: BaseDatabase[Any],
         *,
         session_name: str = "db_session",
-        close: bool = False,
+        close: bool | float = False,
         **rules: Unpack[Rules],
     ) -> None:
         if not str(session_name).isidentifier():
             raise BadOption(f"session_name={session_name!r}: give the name of a parameter.")
         self.boundary = LoopBoundary(database, **rules)
         self.session_name = session_name
-        self.close = close
+        self.close = check_close(close)
 
     def on_app_init(self, app_config: AppConfig) -> AppConfig:
         """What the plugin adds to an application."""
@@ -90,9 +91,9 @@ class TenurePlugin(InitPlugin, ReceiveRoutePlugin):
         return UnitMiddleware.around(app, self.boundary)
 
     async def _ended(self) -> None:
+        if self.close is not False:
+            await self.boundary.close(self.close)
         self.boundary.ended()
-        if self.close:
-            await self.boundary.close()
 
 
 def _asked_for(handler: Any) -> set[str]:

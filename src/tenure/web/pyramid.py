@@ -31,6 +31,7 @@ def includeme(config: Any) -> None:
         tenure.commit_if: Replaces the rule that a status below 400 commits. A function, or the dotted name of one.
         tenure.commit: ``"auto"``, or ``"explicit"`` for code that calls ``commit()`` itself.
         tenure.position_cookie: Name of a cookie by which a client that has written sees its write on a replica. Default: none.
+        tenure.readonly, tenure.timeout, tenure.settings: As in ``Boundary``: a value, or a function of the environ, or the dotted name of one.
 
     Raises:
         BadOption: A setting is missing, or has a wrong type or value, or the application has been made already.
@@ -49,6 +50,7 @@ def includeme(config: Any) -> None:
         commit_if=config.maybe_dotted(settings.get("tenure.commit_if")),
         commit=settings.get("tenure.commit", "auto"),
         position_cookie=settings.get("tenure.position_cookie"),
+        **{name: config.maybe_dotted(settings.get(f"tenure.{name}")) for name in ("readonly", "timeout", "settings")},
     )
     registry[_DATABASE] = database
     config.add_request_method(_dbsession, "dbsession", property=True)
@@ -75,7 +77,8 @@ def tween(handler: Callable[[Any], Any], registry: Any) -> Callable[[Any], Any]:
     def around(request: Any) -> Any:
         if boundary.inside():  # a subrequest, or an application within another
             return handler(request)
-        begun = BlockingRequest(boundary, f"{request.method} {request.environ['PATH_INFO']}", request.environ.get("HTTP_COOKIE"))
+        environ = request.environ
+        begun = BlockingRequest(boundary, f"{request.method} {environ['PATH_INFO']}", environ.get("HTTP_COOKIE"), environ)
 
         def over(_request: Any) -> None:
             _over(begun)

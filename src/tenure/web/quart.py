@@ -21,7 +21,7 @@ class Tenure:
     Args:
         app: The application; or call ``init_app`` later.
         database: Whose units its requests are: an ``AsyncDatabase``, or a ``Database`` for ``def`` views.
-        close: Close the database when the server ends the application's lifespan. Default False: whoever made it closes it.
+        close: As ``tenure.web.asgi.UnitMiddleware`` does. Default False: whoever made the database closes it.
         rules: ``commit_if=`` replaces the rule that a status below 400 commits; these and the others as in ``Boundary``.
 
     Raises:
@@ -34,7 +34,7 @@ class Tenure:
         app: Quart | None = None,
         database: BaseDatabase[Any] | None = None,
         *,
-        close: bool = False,
+        close: bool | float = False,
         **rules: Unpack[Rules],
     ) -> None:
         self._database = database

@@ -17,7 +17,6 @@ from tenure import callsite
 from tenure.callsite import Site, words
 from tenure.core import events
 from tenure.core.current import Place
-from tenure.core.options import UnitOptions
 from tenure.core.plan import Outcome, Verdict
 from tenure.core.unit import BaseUnit
 from tenure.engines import fork
@@ -29,7 +28,6 @@ from tenure.web.together import Together, join
 if TYPE_CHECKING:
     from tenure.web.boundary import Boundary
 
-_OPTIONS: Final = UnitOptions()
 _KEPT: Final = 600  # seconds that a client keeps a position: far longer than replicas are behind, and over soon after a failover
 # Two threads of one request may ask first, or end it, at the same time. A lock that may be taken again, for the garbage
 # collector may end a request in the thread that is about to open another.
@@ -58,6 +56,7 @@ class Request:
         boundary: What the application has decided.
         name: ``GET /path``.
         cookies: Its Cookie header, if it has one.
+        given: What the host knows of it, for an application whose units go by that: WSGI's environ, ASGI's scope.
 
     """
 
@@ -71,6 +70,7 @@ class Request:
         "claimed",
         "client",
         "ending",
+        "given",
         "name",
         "over",
         "settled",
@@ -81,9 +81,10 @@ class Request:
     )
     worker: Any = None  # whose the unit is, where that is not the thread that opens it
 
-    def __init__(self, boundary: Boundary, name: str, cookies: str | None = None) -> None:
+    def __init__(self, boundary: Boundary, name: str, cookies: str | None = None, given: Any = None) -> None:
         self.boundary = boundary
         self.name = name
+        self.given = given
         self.client = boundary.client(cookies)
         self._came_with = None if self.client is None else self.client.mark
         self._outside: Client | None = None
@@ -111,10 +112,7 @@ class Request:
     def _open(self, site: Site | None) -> None:
         with _turn:
             if self.unit is None and not self.over:
-                database = self.boundary.database
-                database.check_not_draining(self.name, site)
-                unit = database.unit_class(database, _OPTIONS, site, name=self.name)
-                database.units.enter(unit)
+                unit = self.boundary.database.own_unit(self.boundary.options.of(self.given), site, name=self.name)
                 if self.answer is not None:
                     self._settle_late(unit, *self.answer)
                 else:

@@ -40,7 +40,7 @@ def processor(database: Database, **rules: Unpack[Rules]) -> Callable[[Callable[
             if boundary.inside():  # a mounted application with a processor of its own
                 return handle()
             name = f"{web.ctx.method} {web.ctx.homepath}{web.ctx.path}"
-            request = BlockingRequest(boundary, name, web.ctx.env.get("HTTP_COOKIE"))
+            request = BlockingRequest(boundary, name, web.ctx.env.get("HTTP_COOKIE"), web.ctx.env)
             try:
                 return _answer(request, handle, app)
             finally:

@@ -47,7 +47,7 @@ class UnitMiddleware:
         if self.boundary.inside():
             return self.app(environ, start_response)
         name = f"{environ.get('REQUEST_METHOD', '?')} {environ.get('PATH_INFO', '')}"
-        request = BlockingRequest(self.boundary, name, environ.get("HTTP_COOKIE"))
+        request = BlockingRequest(self.boundary, name, environ.get("HTTP_COOKIE"), environ)
         answer = _Answer(request, start_response, secure=environ.get("wsgi.url_scheme") == "https")
         try:
             body = self.app(environ, answer.start)

@@ -23,6 +23,12 @@ class OnAiohttp(Host):
             app.router.add_route("*", path, _handler(face, probe))
         return app
 
+    def beside(self, app, second):
+        units = middleware(second)
+        app.middlewares.append(units)
+        app.cleanup_ctx.append(units.closing)
+        return app
+
     def serve(self, app, threads):
         return http.aiohttp(app, threads)
 

@@ -75,7 +75,7 @@ class OnAsgi(Host):
         return in_units(app, face.db, close=True, **boundary)
 
     def beside(self, app, second):
-        return asgi.UnitMiddleware(app, second)
+        return asgi.UnitMiddleware(app, second, close=True)
 
     def serve(self, app, threads):
         return http.uvicorn(app, threads)

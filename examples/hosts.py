@@ -18,8 +18,11 @@ HOSTS = {
     "webpy": Host("web.py", "cheroot", "wsgi"),
     "wsgi": Host("WSGI", "cheroot", "wsgi"),
     "flask": Host("Flask", "cheroot", "wsgi"),
+    "pyramid": Host("Pyramid", "cheroot", "wsgi"),
+    "falcon": Host("Falcon", "cheroot", "wsgi"),
     "fastapi": Host("FastAPI", "uvicorn", "asgi"),
     "starlette": Host("Starlette", "uvicorn", "asgi"),
     "quart": Host("Quart", "hypercorn", "asgi"),
+    "litestar": Host("Litestar", "uvicorn", "asgi"),
     "asgi": Host("ASGI", "uvicorn", "asgi"),
 }

@@ -10,7 +10,7 @@ class Host(NamedTuple):
 
     title: str
     server: str
-    kind: Literal["wsgi", "asgi"]
+    kind: Literal["wsgi", "asgi", "aiohttp"]
 
 
 DEFAULT = "webpy"
@@ -24,5 +24,6 @@ HOSTS = {
     "starlette": Host("Starlette", "uvicorn", "asgi"),
     "quart": Host("Quart", "hypercorn", "asgi"),
     "litestar": Host("Litestar", "uvicorn", "asgi"),
+    "aiohttp": Host("aiohttp", "its own", "aiohttp"),
     "asgi": Host("ASGI", "uvicorn", "asgi"),
 }

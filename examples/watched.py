@@ -32,7 +32,19 @@ def asgi(app: Any) -> Any:
     return watched
 
 
-AROUND = {"wsgi": wsgi, "asgi": asgi}
+def aiohttp(app: Any) -> Any:
+    from aiohttp import web
+
+    @web.middleware
+    async def watched(request: Any, handler: Any) -> Any:
+        act.set(request.headers.get("X-Act"))
+        return await handler(request)
+
+    app.middlewares.insert(0, watched)
+    return app
+
+
+AROUND = {"wsgi": wsgi, "asgi": asgi, "aiohttp": aiohttp}
 
 
 def main(host: str) -> None:

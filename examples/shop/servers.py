@@ -82,19 +82,31 @@ def hypercorn(app: Any) -> None:
     asyncio.run(run(_listening()))
 
 
+def aiohttp(app: Any) -> None:
+    """An application of aiohttp on its own server. Its ``cleanup_ctx`` opens and closes the shop."""
+    from aiohttp import web
+
+    with _listening() as listening:
+        address = _address(listening)
+        web.run_app(app, sock=listening, print=lambda _: print(address, flush=True), access_log=None, shutdown_timeout=GRACE / 2)
+
+
 def _listening() -> socket.socket:
     return socket.create_server(("127.0.0.1", port()), backlog=WAITING)
 
 
+def _address(listening: socket.socket) -> str:
+    return "http://{}:{}/".format(*listening.getsockname())
+
+
 def _announced(app: Any, listening: socket.socket) -> Any:
     """*app*, whose address is printed when it has started."""
-    address = "http://{}:{}/".format(*listening.getsockname())
 
     async def announced(scope: Any, receive: Any, send: Any) -> None:
         async def sent(message: Any) -> None:
             await send(message)
             if message["type"] == "lifespan.startup.complete":
-                print(address, flush=True)
+                print(_address(listening), flush=True)
 
         await app(scope, receive, sent if scope["type"] == "lifespan" else send)
 

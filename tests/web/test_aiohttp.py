@@ -8,7 +8,9 @@ from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from tenure.core.events import UnitLeaked
 from tenure.exceptions import BadOption, NoUnit, ReadOnlyUnit
+from tenure.web.aio import LoopBoundary
 from tenure.web.aiohttp import middleware
 
 from support.asgi import run
@@ -209,6 +211,31 @@ def test_a_body_that_fails_while_aiohttp_sends_it(face, told, stored):
 
 
 @alone
+@alone
+@pytest.mark.parametrize("opens", ["before", "in the body"])
+def test_a_body_that_is_left_is_not_taken_for_a_leak(make_face, told, opens):
+    """R15: between the end of the task that sends a body and that of its unit, who waits for the connection finds no leak."""
+    face = make_face(pool_size=1, max_overflow=0)
+    boundary = LoopBoundary(face.db)
+
+    async def sending():
+        request = boundary.begin("GET /")
+        if opens == "before":
+            await face.db.session.scalar(select(1))
+        await request.settle(200)
+        request.finish_with(asyncio.current_task())
+        rows = await face.db.session.stream(select(User.name), execution_options={"yield_per": 1})
+        await rows.fetchone()  # and the client is gone
+
+    async def left():
+        await asyncio.create_task(sending())
+        async with face.db.unit() as session:
+            return await session.scalar(select(1))
+
+    assert run(face, left()) == 1
+    assert told.of(UnitLeaked) == []
+
+
 def test_a_websocket_opens_units_of_its_own(face, stored, told):
     """R16: what the handler did before ends with the handshake, then each exchange has its own unit."""
 

@@ -160,6 +160,10 @@ class GuardedSession(TimedSession):
         """The thread or task that worked here last, else that in which the unit was opened."""
         return self._opener if self._owner is None else self._owner
 
+    def kept_by(self, keeper: object) -> None:
+        """*keeper* will end the unit, whoever worked in it and is gone by then."""
+        self._opener = keeper
+
     def _who(self) -> str:
         return workers.describe(self._worker())
 

@@ -14,6 +14,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 __all__ = [
     "BadOption",
+    "BlockedLoop",
     "CommitUnknown",
     "ConcurrentUse",
     "DatabaseClosed",
@@ -214,6 +215,12 @@ class Overloaded(TenureError, PoolTimeout):
     def __init__(self, message: str, retry_after: float = 1.0) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class BlockedLoop(TenureError):
+    """A unit of a ``Database`` would wait for a connection in a task of an event loop, which could not go on meanwhile."""
+
+    slug = "blocked-loop"
 
 
 class SecondConnection(TenureError):

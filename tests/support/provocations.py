@@ -120,6 +120,17 @@ async def _(face):
             await write(second)
 
 
+@provokes("blocked-loop", faces=("sync",))
+async def _(face):
+    async def handler():
+        with face.db.unit() as session:
+            session.execute(LITERAL)
+
+    async with face.unit() as session:
+        await write(session)
+        contextvars.Context().run(asyncio.run, handler())
+
+
 @provokes("no-unit")
 async def _(face):
     face.session.add(User(name=VALUE))

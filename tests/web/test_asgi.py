@@ -1,5 +1,6 @@
 import asyncio
 import contextvars
+import re
 import threading
 
 import anyio
@@ -68,6 +69,30 @@ BODY = {"type": "http.response.body", "body": b"done"}
 
 def kinds(sent):
     return [(one["type"].rpartition(".")[2], one.get("status")) for one in sent]
+
+
+@blocking
+def test_a_handler_on_the_loop_does_not_stop_it(make_face, stored, wrap):
+    """R18: an `async def` handler that uses a `Database` and would wait for a connection is refused at once, and the loop goes on."""
+    face = make_face(pool_size=1, max_overflow=0)
+
+    async def app(scope, receive, send):
+        face.session.raw.execute(sa.insert(User).values(name=scope["path"]))
+        await asyncio.sleep(0)
+        await send(start(201))
+        await send(BODY)
+
+    async def both():
+        served = wrap(app, face.db)
+        calls = [asyncio.create_task(call(served, {"path": path})) for path in ("/first", "/second")]
+        await asyncio.wait(calls)
+        return [task.exception() or kinds(task.result())[0] for task in calls]
+
+    first, second = run(face, both())
+
+    assert first == ("start", 201)
+    assert re.match(r"'GET /second' \(test_asgi\.py:\d+\) needs a connection of 'main', whose 1 are out", str(second))
+    assert stored() == ["/first"]
 
 
 # ---------------------------------------------------------------------------------- the first byte

@@ -20,6 +20,7 @@ ISOLATIONS: Final = ("READ UNCOMMITTED", "READ COMMITTED", "REPEATABLE READ", "S
 
 # The checks that can be switched off. What has no slug here is a rule and always holds.
 GUARDS: Final = (
+    "blocked-loop",
     "concurrent-use",
     "detached",
     "early-enqueue",

@@ -93,6 +93,7 @@ class Gate:
             Overloaded: Too many wait already.
             PoolExhausted: None came free in time.
             SecondConnection: The holder has one already, and all others are held by those who wait as well.
+            BlockedLoop: The wait would stop an event loop.
 
         """
         lease = Lease(holder)
@@ -146,6 +147,8 @@ class Gate:
         lease.behind = self.behind()
         if holder is not None:
             verdict.refuse_deadlock(self, lease, holder)
+            if self._wait is waiting.in_thread:
+                verdict.refuse_blocked_loop(self, holder)
         limit, began = self.limit(holder), time.monotonic()
         try:
             got = self._wait(lease.queue, lease, limit, self.look)

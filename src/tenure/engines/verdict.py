@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from tenure import workers
 from tenure.callsite import Site, words
 from tenure.engines.ledger import Holder, Holding, Lease, Stranger, is_spare
-from tenure.exceptions import DatabaseDraining, Overloaded, PoolExhausted, SecondConnection
+from tenure.exceptions import BlockedLoop, DatabaseDraining, Overloaded, PoolExhausted, SecondConnection
 
 if TYPE_CHECKING:
     from tenure.engines.gate import Gate
@@ -74,6 +75,21 @@ def refuse_deadlock(gate: Gate, asking: Lease, holder: Holder) -> None:
         SecondConnection(
             f"{outer.unit!r} holds a connection of {gate.name!r} ({words(outer.site)}) and asks for a second in {inner.unit!r}"
             f" ({words(inner.line or inner.site)}); the pool has {capacity}{all_wait}. Join the unit, or commit and release first."
+        )
+    )
+
+
+def refuse_blocked_loop(gate: Gate, holder: Holder) -> None:
+    """Raise BlockedLoop if *holder*, which blocks where it waits, is about to do that in a task of an event loop."""
+    worker = workers.alive(workers.here())
+    if isinstance(holder, Stranger) or isinstance(worker, threading.Thread) or gate.queue.spare:
+        return
+    one = holder.holding()
+    holder.guard(
+        BlockedLoop(
+            f"{one.unit!r} ({words(one.line or one.site)}) needs a connection of {gate.name!r}, whose {gate.queue.capacity} are out, and would"
+            f" stop the event loop of {workers.describe(worker)} while it waits, and with it those who are to give one back. Make the handler"
+            " `def`, use an AsyncDatabase, or call a function: `await asyncio.to_thread(db.unit(function))`."
         )
     )
 

@@ -248,7 +248,7 @@ def test_what_is_refused(face, watch):
     with pytest.raises(BadOption, match=r"install\(app, …\): NoneType is not a Database"):
         install(made, None)
     install(made, face.db)
-    with pytest.raises(BadOption, match=r"install\(app, …\) was called before with this app and 'main'\. Once is enough"):
+    with pytest.raises(BadOption, match=r"install\(app, …\) was called before with this one and 'main'\. Once is enough"):
         install(made, face.db)
 
     async def coroutine():

@@ -1,16 +1,13 @@
 """Celery with real workers on RabbitMQ and Redis, which are killed before, in and after COMMIT."""
 
-import contextlib
 import os
 import signal
-import time
 
 import celery
 import pytest
-import sqlalchemy as sa
 
-from support import brokers, probe
-from support.workers import Worker
+from support import brokers
+from support.workers import Worker, slow_commit, until
 
 pytestmark = [pytest.mark.drivers("psycopg")]
 
@@ -58,34 +55,6 @@ def shop(request, face, tmp_path):
     brokers.drop(made.broker, made.queue)
 
 
-def _until(face, statement, wanted, within=5.0):
-    """Wait until *statement* gives *wanted*."""
-    ends = time.monotonic() + within
-    while (found := probe.outside(face, statement)) != [wanted]:
-        assert time.monotonic() < ends, (statement, found)
-        time.sleep(0.01)
-
-
-@contextlib.contextmanager
-def slow_commit(face):
-    """COMMIT of a new user waits in the server until the block is left."""
-    probe.outside(
-        face,
-        "CREATE FUNCTION hold() RETURNS trigger LANGUAGE plpgsql AS"
-        " $$ BEGIN PERFORM pg_advisory_xact_lock(4711); RETURN NULL; END $$;"
-        " CREATE CONSTRAINT TRIGGER hold AFTER INSERT ON users DEFERRABLE INITIALLY DEFERRED FOR EACH ROW"
-        " WHEN (NEW.name LIKE 'in %') EXECUTE FUNCTION hold()",
-    )
-    engine = sa.create_engine(face.sync_engine.url)
-    try:
-        with engine.begin() as connection:
-            connection.execute(sa.text("SELECT pg_advisory_xact_lock(4711)"))
-            yield
-    finally:
-        engine.dispose()
-        probe.outside(face, "DROP TRIGGER hold ON users; DROP FUNCTION hold()")
-
-
 @pytest.mark.parametrize("shop", ["RabbitMQ"], indirect=True)
 def test_a_worker_whose_processes_are_killed(face, shop, stored):
     """R25: each run and retry has a clean unit; a run that is killed before its COMMIT is done again and leaves nothing; one that is
@@ -100,14 +69,14 @@ def test_a_worker_whose_processes_are_killed(face, shop, stored):
             for where in ("before", "after", "in"):
                 shop.send("shop.keep", where, where, str(shop.folder / where))
                 pids.append(int(worker.said(where)))
-            _until(face, "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted", 1)
+            until(face, "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted", 1)
             for pid in pids:  # Celery looks for dead ones every 5 s
                 os.kill(pid, signal.SIGKILL)
         assert {worker.said("stored").split()[0] for _ in range(3)} == {"before", "after", "in"}
-        _until(face, shop.backends("state LIKE 'idle in transaction%'"), 0, 1.0)
+        until(face, shop.backends("state LIKE 'idle in transaction%'"), 0, 1.0)
         assert worker.stop() == 0
 
-    _until(face, shop.backends(), 0, 1.0)
+    until(face, shop.backends(), 0, 1.0)
     assert stored() == ["after 0", "after 1", "before 0", "easy 0", "in 0", "in 1", "stubborn 0"]
 
 
@@ -123,4 +92,4 @@ def test_a_worker_that_is_killed(face, shop, stored):
         assert worker.stop() == 0
 
     assert stored() == ["after 0", "after 1"]
-    _until(face, shop.backends(), 0, 1.0)
+    until(face, shop.backends(), 0, 1.0)

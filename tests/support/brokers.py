@@ -12,7 +12,7 @@ from support.servers import ServerMissingError, give_up
 
 _ADDRESSES = {
     "Redis": ("TENURE_TEST_REDIS", "redis://127.0.0.1:6379/0"),
-    "RabbitMQ": ("TENURE_TEST_RABBITMQ", "amqp://guest:guest@127.0.0.1:5672//"),
+    "RabbitMQ": ("TENURE_TEST_RABBITMQ", "amqp://guest:guest@127.0.0.1:5672/%2F"),
 }
 
 

@@ -1,13 +1,21 @@
 """A runner's worker as a process of its own, which says on its standard output how far its jobs have come."""
 
+import contextlib
 import os
 import queue
 import signal
 import subprocess
 import sys
 import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
+
+import sqlalchemy as sa
+
+from support import probe
+from support.face import Face
 
 WITHIN = 30.0
 """Seconds in which a worker must have started and done what is waited for."""
@@ -69,3 +77,31 @@ class Worker:
         self._reader.join(WITHIN)
         assert self._process.stdout is not None
         self._process.stdout.close()
+
+
+def until(face: Face, statement: str, wanted: Any, within: float = 5.0) -> None:
+    """Wait until *statement* gives *wanted*."""
+    ends = time.monotonic() + within
+    while (found := probe.outside(face, statement)) != [wanted]:
+        assert time.monotonic() < ends, (statement, found)
+        time.sleep(0.01)
+
+
+@contextlib.contextmanager
+def slow_commit(face: Face) -> Iterator[None]:
+    """COMMIT of a new user waits in the server until the block is left."""
+    probe.outside(
+        face,
+        "CREATE FUNCTION hold() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN PERFORM pg_advisory_xact_lock(4711); RETURN NULL; END $$;"
+        " CREATE CONSTRAINT TRIGGER hold AFTER INSERT ON users DEFERRABLE INITIALLY DEFERRED FOR EACH ROW"
+        " WHEN (NEW.name LIKE 'in %') EXECUTE FUNCTION hold()",
+    )
+    engine = sa.create_engine(face.sync_engine.url)
+    try:
+        with engine.begin() as connection:
+            connection.execute(sa.text("SELECT pg_advisory_xact_lock(4711)"))
+            yield
+    finally:
+        engine.dispose()
+        probe.outside(face, "DROP TRIGGER hold ON users; DROP FUNCTION hold()")

@@ -79,7 +79,7 @@ class _InUnits:
     def _carried(self, run: Any, name: str) -> Any:
         if isinstance(run, staticmethod):
             return staticmethod(self._carried(run.__func__, name))  # pyright: ignore[reportUnknownMemberType]
-        return job.apart_if(self._database, job.in_unit(self._database, run, name), _is_eager)
+        return job.apart(self._database, job.in_unit(self._database, run, name), _is_eager)
 
 
 def _is_eager() -> bool:

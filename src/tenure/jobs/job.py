@@ -14,22 +14,22 @@ from tenure.exceptions import BadOption
 _GIVEN: WeakKeyDictionary[Any, WeakSet[Any]] = WeakKeyDictionary()
 
 
-def take(runner: Any, database: Any, kind: type[BaseDatabase[Any]], call: str) -> None:
-    """Note that the jobs of *runner* are units of *database*.
-
-    Raises:
-        BadOption: *database* is not of the *kind* that this runner can wait for, or was closed, or *runner* has it already.
-
-    """
+def check(database: Any, kind: type[BaseDatabase[Any]], call: str) -> None:
+    """Raise BadOption if *database*, given to *call*, is not of the *kind* that the runner can wait for, or was closed."""
     if not isinstance(database, kind):
         raise BadOption(
             f"{call}: {type(database).__name__} is not a {kind.__name__}. Give the one whose units the jobs are to be."
         )
     if database.supply.closed:
         raise BadOption(f"{call}: {database.name!r} is closed. Give the jobs one that is open.")
+
+
+def take(runner: Any, database: Any, kind: type[BaseDatabase[Any]], call: str) -> None:
+    """As ``check``, and note that the jobs of *runner* are units of *database*; BadOption if they are already."""
+    check(database, kind, call)
     given = _GIVEN.setdefault(runner, WeakSet())
     if database in given:
-        raise BadOption(f"{call} was called before with this app and {database.name!r}. Once is enough for all its jobs.")
+        raise BadOption(f"{call} was called before with this one and {database.name!r}. Once is enough for all its jobs.")
     given.add(database)
 
 
@@ -44,14 +44,24 @@ def in_unit(database: BaseDatabase[Any], function: Any, name: str) -> Any:
     return function if brings_unit(function, database) else either.unit(name=name)(function)
 
 
-def apart_if(database: BaseDatabase[Any], job: Any, inside: Callable[[], bool]) -> Any:
-    """*job*, which sees no unit of its caller's where *inside* says that the runner calls it in its caller's own thread."""
+def _always() -> bool:
+    return True
+
+
+def apart(database: BaseDatabase[Any], job: Any, inside: Callable[[], bool] = _always) -> Any:
+    """*job*, which has no part in a unit of its caller's, where *inside* says that the runner may call it within one."""
+    place = database.current_place
 
     @wraps(job)
     def run(*args: Any, **kwargs: Any) -> Any:
         if not inside():
             return job(*args, **kwargs)
-        with database.current_place.apart():
+        with place.apart():
             return job(*args, **kwargs)
 
-    return run
+    @wraps(job)
+    async def arun(*args: Any, **kwargs: Any) -> Any:
+        with place.apart():
+            return await job(*args, **kwargs)
+
+    return arun if database.is_async else run

@@ -27,7 +27,8 @@ def install(broker: AsyncBroker, database: AsyncDatabase) -> None:
             "install(broker, …) comes after tasks of the broker were defined. Call it right after the broker was made."
         )
     job.take(broker, database, AsyncDatabase, "install(broker, …)")
-    earlier: Any = broker.decorator_class
+    untyped: Any = broker
+    earlier: Any = untyped.decorator_class
 
     class UnitTask(earlier):  # type: ignore[misc]
         """A task whose function has a unit around it."""
@@ -40,7 +41,7 @@ def install(broker: AsyncBroker, database: AsyncDatabase) -> None:
         def __call__(self, *args: Any, **kwargs: Any) -> Any:
             return self._joins(*args, **kwargs)
 
-    broker.decorator_class = UnitTask
+    untyped.decorator_class = UnitTask
     broker.add_middlewares(_Sending())
 
 

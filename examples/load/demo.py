@@ -139,7 +139,7 @@ def _drive(wish: Wish, name: str, begun: Load) -> Facts:
         wish.console.print(line, highlight=False, soft_wrap=True)
         load.start()
         with Progress(wish.console) as progress:
-            while load.server.runs and not wish.stop.wait(progress.every):
+            while load.server.runs and not wish.stop.wait(min(progress.every, wish.seconds or progress.every)):
                 progress(load)
                 if wish.seconds and load.is_enough(wish.seconds):
                     break

@@ -20,6 +20,7 @@ HOSTS = {
     "flask": Host("Flask", "cheroot", "wsgi"),
     "pyramid": Host("Pyramid", "cheroot", "wsgi"),
     "falcon": Host("Falcon", "cheroot", "wsgi"),
+    "bottle": Host("Bottle", "cheroot", "wsgi"),
     "fastapi": Host("FastAPI", "uvicorn", "asgi"),
     "starlette": Host("Starlette", "uvicorn", "asgi"),
     "quart": Host("Quart", "hypercorn", "asgi"),

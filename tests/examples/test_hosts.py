@@ -5,23 +5,26 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from io import StringIO
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from rich.console import Console
 
 from examples.hosts import DEFAULT, HOSTS
-from examples.load.account import Facts, Rows
+from examples.load.account import Facts, Rows, broken
 from examples.load.clients import ACTS, LEFT, Book, Ground
 from examples.load.compare import compare
 from examples.load.process import ROOT
+from examples.load.run import Load
 
 EXAMPLES = Path(ROOT) / "examples"
 NO_HOSTS = {"load", "shop"}
 
 
-def load(folder, **environment):
+def started(folder, **environment):
     return subprocess.Popen(
         [sys.executable, "-m", "examples.load"],
         cwd=ROOT, env={**os.environ, "TMPDIR": str(folder), **environment},
@@ -29,9 +32,9 @@ def load(folder, **environment):
     )  # fmt: skip
 
 
-def end(started, folder):
-    text, _ = started.communicate(timeout=60)
-    return started.returncode, text + "".join(log.read_text() for log in folder.glob("demo-*.log"))
+def end(running, folder):
+    text, _ = running.communicate(timeout=60)
+    return running.returncode, text + "".join(log.read_text() for log in folder.glob("demo-*.log"))
 
 
 def test_every_folder_is_a_host():
@@ -44,21 +47,34 @@ def test_every_folder_is_a_host():
 @pytest.mark.parametrize("host", [host for host in HOSTS if host != DEFAULT])  # test_demo.py is about that one
 def test_nothing_is_lost(host, tmp_path):
     """R22: on each host the same acts have the same answers and outcomes, and the account of them is right."""
-    status, text = end(load(tmp_path, HOST=host, SECONDS="0.5"), tmp_path)
+    url, log = sa.URL.create("sqlite", database=str(tmp_path / "market.db")), tmp_path / "server.log"
+    with Load(("examples.watched", host), url, log) as load:
+        load.start()
+        while load.server.runs and not load.is_enough(0.5):
+            time.sleep(0.05)
+        facts = load.end()
+
+    assert broken(facts) == [], log.read_text()
+
+
+def test_one_that_is_named(tmp_path):
+    """`HOST=` says on which host: the lines and the table are those of any other run, and name it."""
+    status, text = end(started(tmp_path, HOST="fastapi", SECONDS="0.5"), tmp_path)
 
     assert status == 0, text
-    assert f" on {HOSTS[host].title}, SQLite: 24 clients, for 0.5 s" in text
+    assert " on FastAPI, SQLite: 24 clients, for 0.5 s" in text
+    assert "24 clients on FastAPI, SQLite: " in text
     assert "nothing was lost, mixed up or left out" in text
     assert all(act.name in text for act in ACTS)
 
 
 def test_ctrl_c_ends_all(tmp_path):
     """Ctrl-C while one host after another is asked: the table shows those that were, and the status is 0."""
-    started = load(tmp_path, HOST="all", SECONDS="0")
-    started.stdout.readline()
-    started.stdout.readline()
-    started.send_signal(signal.SIGINT)
-    status, text = end(started, tmp_path)
+    running = started(tmp_path, HOST="all", SECONDS="0")
+    running.stdout.readline()
+    running.stdout.readline()
+    running.send_signal(signal.SIGINT)
+    status, text = end(running, tmp_path)
 
     assert status == 0, text
     assert re.search(r"✓ web\.py +cheroot", text)
@@ -68,7 +84,7 @@ def test_ctrl_c_ends_all(tmp_path):
 
 def test_a_host_that_is_not_there_is_refused(tmp_path):
     """A name that it does not know is answered with those that it does, in one line, with status 2."""
-    status, text = end(load(tmp_path, HOST="django"), tmp_path)
+    status, text = end(started(tmp_path, HOST="django"), tmp_path)
 
     assert status == 2
     assert text == f"✗ HOST=django: give {', '.join(HOSTS)}, or all.\n"

@@ -128,6 +128,8 @@ def of_thread(thread: Any) -> Site | None:
 
 def of_worker(worker: Any) -> Site | None:
     """The user's line at which a thread or task is now; None for one that is gone."""
+    if hasattr(worker, "gr_frame"):
+        return of_frame(worker.gr_frame) if worker.gr_frame is not None else None
     return of_task(worker) if hasattr(worker, "get_coro") else of_thread(worker)
 
 

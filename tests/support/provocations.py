@@ -61,6 +61,7 @@ ELSEWHERE: dict[str, str] = {
     "database-locked": "tests/engines/test_sqlite.py::test_who_holds_the_lock_is_named",
     "overloaded": "tests/engines/test_admission.py::test_one_more_than_may_wait_is_refused_at_once",
     "pool-exhausted": "tests/engines/test_verdict.py::test_held_idle",
+    "greenlets-blocked": "tests/green/test_greenlets.py::test_what_blocks_is_named_once",
     "wrong-loop": "tests/core/test_loops.py::test_trio_is_refused",
     "replica-left-out": "tests/engines/test_routing.py::test_a_dead_replica_is_served_by_the_primary_and_comes_back",
 }

@@ -16,6 +16,7 @@ from tenure.checks import check_seconds
 from tenure.core import detached, events, plan
 from tenure.core import options as opts
 from tenure.core.current import Current, afterwards
+from tenure.core.green import GreenletsBlocked
 from tenure.core.hooks import Hook
 from tenure.core.limits import Limits, Notices
 from tenure.core.obituary import gone
@@ -77,6 +78,7 @@ class BaseDatabase(Replicated, Portable, Generic[S]):
         self.plain = PlainReads(engine.dialect)
         self.current_place = Current(self.name)
         self.units = OpenUnits()
+        self.in_greenlet = GreenletsBlocked(self.name, engine)
         for supply in self.supplies:
             supply.gate.around.append(self._holders_around)
         self.session_options = _session_options(session_options)

@@ -154,7 +154,10 @@ class GuardedSession(TimedSession):
         )
 
     def _worker(self) -> Any:
-        return threading.current_thread()
+        worker = workers.blocking()
+        if isinstance(worker, weakref.ref):
+            self._unit.database.in_greenlet()
+        return worker  # pyright: ignore[reportUnknownVariableType]
 
     def worker(self) -> Any:
         """The thread or task that worked here last, else that in which the unit was opened."""

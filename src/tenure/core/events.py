@@ -216,6 +216,27 @@ class RunNotNoted(NamedTuple):
     why: str
 
 
+class MessageDead(NamedTuple):
+    """A relay has given up a message of an outbox, after *attempts* attempts; *site* is where the last failed."""
+
+    database: str
+    number: int
+    topic: str
+    site: Site | None
+    attempts: int
+    error: BaseException
+
+
+class RelayFailed(NamedTuple):
+    """A relay could not take a batch from its outbox, and tries again in *wait* seconds; *site* is where it runs."""
+
+    database: str
+    table: str
+    site: Site | None
+    wait: float
+    why: str
+
+
 Event: TypeAlias = (
     UnitClosed
     | InDoubt
@@ -234,6 +255,8 @@ Event: TypeAlias = (
     | JobSkipped
     | JobStillRuns
     | RunNotNoted
+    | MessageDead
+    | RelayFailed
 )
 
 

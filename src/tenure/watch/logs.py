@@ -28,6 +28,8 @@ _LEVELS: Final[dict[type[events.Event], int]] = {
     events.JobSkipped: logging.INFO,
     events.JobStillRuns: logging.WARNING,
     events.RunNotNoted: logging.WARNING,
+    events.MessageDead: logging.ERROR,
+    events.RelayFailed: logging.WARNING,
 }
 
 
@@ -99,6 +101,16 @@ def _line(event: events.Event) -> str:
             return (
                 f"job {event.job!r} ({words(event.site)}) on {event.database!r} has run, but that could not be noted: {event.why}. The next"
                 " firing runs it again, and if its connection was lost before, another process may have. [run-not-noted]"
+            )
+        case events.MessageDead():
+            return (
+                f"message {event.number} ({event.topic!r}) on {event.database!r} is given up after {event.attempts} attempts, the last at"
+                f" {words(event.site)}: {brief(event.error)}. Mend that, and outbox.revive({event.number}). [message-dead]"
+            )
+        case events.RelayFailed():
+            return (
+                f"the relay of {event.table!r} ({words(event.site)}) on {event.database!r} could not take a batch: {event.why}. It tries again"
+                f" in {event.wait:.1f} s; no message is lost. [relay-failed]"
             )
         case events.GuardTripped() | events.WorkLost():
             return event.message

@@ -10,7 +10,7 @@ import json
 from collections.abc import Collection
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import Select, Table, delete, select, update
+from sqlalchemy import Table, delete, select, update
 from sqlalchemy.orm import Session
 
 from tenure.core.options import Retry
@@ -49,7 +49,7 @@ class Failed(NamedTuple):
     dead: bool
 
 
-def _locked(statement: Select[Any], locks: bool) -> Select[Any]:
+def _locked(statement: Any, locks: bool) -> Any:
     return statement.with_for_update(skip_locked=True) if locks else statement
 
 
@@ -63,7 +63,8 @@ def claim(session: Session, table: Table, size: int, topics: Collection[str] | N
     if topics is not None:
         due = due.where(table.c.topic.in_(sorted(topics)))
     found: list[Message] = []
-    for number, topic, arguments, attempts in session.execute(_locked(due, locks)):
+    rows: Any = session.execute(_locked(due, locks))
+    for number, topic, arguments, attempts in rows:
         args, kwargs = json.loads(arguments)
         found.append(Message(number, topic, args, kwargs, attempts + 1))
     return found

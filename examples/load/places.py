@@ -58,6 +58,8 @@ def _own(choice: str) -> URL:
         url = make_url(choice)
     except ArgumentError:
         raise NoPlace("DB: give sqlite, postgres, or a URL such as postgresql+psycopg://user:password@host/name.") from None
+    if url.get_dialect().is_async:
+        raise NoPlace(f"DB: {url.drivername} is a driver for asyncio. Name one without; hosts on an event loop find theirs.")
     if url.get_backend_name() == "sqlite" and url.database in (None, "", ":memory:"):
         raise NoPlace("DB: a database in memory belongs to one process, and here are two. Give a file: sqlite:///market.db.")
     return url

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any
 
 from quart import Quart, Response, redirect, request
@@ -80,7 +80,7 @@ async def conflict(_error: IntegrityError) -> Any:
 
 
 @app.while_serving
-async def lifespan() -> AsyncIterator[None]:
+async def lifespan() -> AsyncGenerator[None, None]:
     async with shop.opened():
         yield
 

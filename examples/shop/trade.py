@@ -79,7 +79,7 @@ async def statement_async(session: AsyncSession, number: int) -> AsyncIterator[s
     yield END
 
 
-def _payments(number: int) -> Select[tuple[Payment]]:
+def _payments(number: int) -> Select[Any]:
     mine = or_(Payment.source_id == number, Payment.target_id == number)
     return select(Payment).where(mine).order_by(Payment.id).execution_options(yield_per=50)
 

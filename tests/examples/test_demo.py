@@ -142,11 +142,16 @@ def test_a_tampered_sum_is_noticed(demo, tmp_path):
 
 def test_a_wrong_setting_is_refused(demo):
     """What it does not understand it says in one line, with status 2."""
-    settings = {"SECONDS=soon": ("soon", ""), "DB: give": ("1", "nonsense"), "DB: a database in memory": ("1", "sqlite://")}
+    settings = {
+        "SECONDS=soon": ("soon", ""),
+        "DB: give": ("1", "nonsense"),
+        "DB: a database in memory": ("1", "sqlite://"),
+        "DB: sqlite\\+aiosqlite is a driver for asyncio": ("1", "sqlite+aiosqlite:///market.db"),
+    }
     running = {line: demo(SECONDS=seconds, DB=database) for line, (seconds, database) in settings.items()}
     ended = {line: one.end() for line, one in running.items()}
 
-    assert [status for status, _ in ended.values()] == [2, 2, 2], ended
+    assert [status for status, _ in ended.values()] == [2, 2, 2, 2], ended
     assert all(re.fullmatch(rf"✗ {line}.*\n", text) for line, (_, text) in ended.items()), ended
 
 

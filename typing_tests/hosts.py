@@ -4,11 +4,15 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import Any, assert_type
 
+import falcon
+import falcon.asgi
 from apscheduler.executors.pool import ThreadPoolExecutor
 
-from tenure import Database
+from tenure import AsyncDatabase, Database
 from tenure.jobs.apscheduler import in_units
 from tenure.jobs.threads import hand_over
+from tenure.web import asgi, bottle, wsgi
+from tenure.web import falcon as on_falcon
 from tenure.web.webpy import processor
 from tenure.web.wsgi import UnitMiddleware
 
@@ -30,6 +34,12 @@ assert_type(app({}, start), Iterable[bytes])
 explicit = UnitMiddleware(app, db, commit="explicit")
 
 process = processor(db)
+
+aio = AsyncDatabase("sqlite+aiosqlite:///app.db")
+assert_type(on_falcon.in_units(falcon.App(), db, commit="explicit"), wsgi.UnitMiddleware)
+assert_type(on_falcon.in_units(falcon.asgi.App(), aio, close=True), asgi.UnitMiddleware)
+assert_type(on_falcon.in_units(falcon.asgi.App(), db), asgi.UnitMiddleware)
+plugin = bottle.Tenure(db, commit_if=lambda status: status < 500)
 
 executor = in_units(ThreadPoolExecutor(4), db)
 executor.shutdown()

@@ -1,8 +1,10 @@
 """What a type checker must not let pass. Each line is expected to be an error; an unused `ignore` is one too."""
 
+import falcon
 from sqlalchemy.orm import Session
 
 from tenure import AsyncDatabase, Database
+from tenure.web.falcon import in_units
 
 db = Database("sqlite:///app.db")
 aio = AsyncDatabase("sqlite+aiosqlite:///app.db")
@@ -28,3 +30,5 @@ def plain(number: int) -> int:
 
 with aio.unit() as session:  # type: ignore[attr-defined]  # pyright: ignore[reportGeneralTypeIssues, reportAttributeAccessIssue]
     ...
+
+in_units(falcon.App(), aio)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]

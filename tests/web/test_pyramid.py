@@ -67,14 +67,24 @@ def test_views_and_what_is_around_them(face, config, stored):
     assert stored() == ["/decorated", "/function", "/page"]
 
 
+def looked_at(environ):
+    return environ["REQUEST_METHOD"] == "GET"
+
+
 @alone
-def test_a_url_in_the_settings(face):
-    """R22: an .ini file can name the database, and the application finds what was made of it."""
-    config = Configurator(settings={"tenure.db": str(face.db.engine.url)})
+def test_settings_that_are_text(face):
+    """R22: an .ini file can name the database and what requests are to be, and the application finds what was made of it."""
+    texts = {"db": str(face.db.engine.url), "timeout": "2.5", "readonly": f"{__name__}:looked_at", "commit": "auto"}
+    config = Configurator(settings={f"tenure.{name}": text for name, text in texts.items()})
     config.include("tenure.web.pyramid")
     db = config.registry["tenure.db"]
 
-    assert site(config, lambda request: request.dbsession is db.session)().json is True
+    def page(request):
+        options = request.dbsession.unit.options
+        return [request.dbsession is db.session, options.timeout, options.readonly]
+
+    ask = site(config, page)
+    assert [ask(method=method).json for method in ("GET", "POST")] == [[True, 2.5, True], [True, 2.5, False]]
     db.close()
 
 
@@ -258,6 +268,11 @@ def test_bad_input(face, config, tmp_path):
         ({"tenure.db": asynchronous}, "AsyncDatabase is not a Database"),
         ({"tenure.db": closed}, "'main' is closed"),
         ({"tenure.db": face.db, "tenure.commit": "always"}, "commit='always'"),
+        (
+            {"tenure.db": face.db, "tenure.comit": "explicit"},
+            "the setting 'tenure.comit' is none of tenure.commit, tenure.commit_if",
+        ),
+        ({"tenure.db": face.db, "tenure.timeout": "-1"}, "timeout=-1.0"),
     ]
     for settings, message in cases:
         with pytest.raises(BadOption, match=re.escape(message)):

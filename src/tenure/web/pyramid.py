@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
+from pkgutil import resolve_name
 from typing import Any
 
 from pyramid import httpexceptions
@@ -16,10 +18,13 @@ from tenure.core.database import Database
 from tenure.exceptions import BadOption
 from tenure.web.answers import refusal
 from tenure.web.blocking import BlockingBody, BlockingBoundary, BlockingRequest
+from tenure.web.boundary import Rules
 from tenure.web.wsgi import is_whole
 
 _answers: Any = httpexceptions  # without types
 _TWEEN = "tenure.web.pyramid.tween"
+_RULES = Rules.__optional_keys__
+_SAID = {"true": True, "false": False}
 _DATABASE, _BOUNDARY, _AROUND = "tenure.db", "tenure.boundary", "tenure.around"  # in the registry of an application
 
 
@@ -31,7 +36,8 @@ def includeme(config: Any) -> None:
         tenure.commit_if: Replaces the rule that a status below 400 commits. A function, or the dotted name of one.
         tenure.commit: ``"auto"``, or ``"explicit"`` for code that calls ``commit()`` itself.
         tenure.position_cookie: Name of a cookie by which a client that has written sees its write on a replica. Default: none.
-        tenure.readonly, tenure.timeout, tenure.settings: As in ``Boundary``: a value, or a function of the environ, or the dotted name of one.
+        tenure.readonly, tenure.timeout, tenure.settings: As in ``Boundary``: a value, or a function of the environ, or the dotted
+            name of one.
 
     Raises:
         BadOption: A setting is missing, or has a wrong type or value, or the application has been made already.
@@ -44,18 +50,25 @@ def includeme(config: Any) -> None:
         raise BadOption(f"{registry[_DATABASE].name!r} is included already. Leave one config.include('tenure.web.pyramid') out.")
     if (given := settings.get(_DATABASE)) is None:
         raise BadOption(f"the setting {_DATABASE!r} is missing. Set it to a Database, or to its URL, before the include.")
+    if wrong := [one for one in settings if one.startswith("tenure.") and one != _DATABASE and one[7:] not in _RULES]:
+        raise BadOption(f"the setting {wrong[0]!r} is none of {', '.join(sorted(f'tenure.{name}' for name in _RULES))}.")
     database: Any = Database(given) if isinstance(given, (str, URL)) else given
-    registry[_BOUNDARY] = BlockingBoundary(
-        database,
-        commit_if=config.maybe_dotted(settings.get("tenure.commit_if")),
-        commit=settings.get("tenure.commit", "auto"),
-        position_cookie=settings.get("tenure.position_cookie"),
-        **{name: config.maybe_dotted(settings.get(f"tenure.{name}")) for name in ("readonly", "timeout", "settings")},
-    )
+    rules = {name: _read(name, given) for name in _RULES if (given := settings.get(f"tenure.{name}")) is not None}
+    registry[_BOUNDARY] = BlockingBoundary(database, **rules)
     registry[_DATABASE] = database
     config.add_request_method(_dbsession, "dbsession", property=True)
     config.add_tween(_TWEEN, under=INGRESS, over=EXCVIEW)
     config.add_subscriber(_check, ApplicationCreated)
+
+
+def _read(name: str, given: Any) -> Any:
+    """A setting, which is text in an .ini file: a value, or the dotted name of a function."""
+    if not isinstance(given, str) or name in ("commit", "position_cookie"):
+        return given
+    with suppress(ValueError):
+        return float(given)
+    said = _SAID.get(given.lower())
+    return resolve_name(given) if said is None else said
 
 
 def _check(event: Any) -> None:

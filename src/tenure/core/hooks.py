@@ -1,4 +1,4 @@
-"""What waits for the outcome of a unit: the hooks that follow it, and the failures that decide it."""
+"""What waits for the outcome of a unit: the hooks that follow it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 from sqlalchemy.orm import SessionTransaction
 
-from tenure.callsite import Site
 from tenure.core.plan import Outcome
 
 Savepoints = tuple[SessionTransaction, ...]
@@ -25,14 +24,6 @@ class Hook(NamedTuple):
     def __call__(self) -> Any:
         """Call it."""
         return self.function(*self.args, **self.kwargs)
-
-
-class Failure(NamedTuple):
-    """Something that failed within a unit and must be undone before the unit can commit."""
-
-    error: BaseException
-    site: Site | None
-    within: Savepoints
 
 
 class Hooks:

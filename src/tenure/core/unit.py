@@ -13,7 +13,8 @@ from sqlalchemy.orm import SessionTransaction
 from tenure import callsite
 from tenure.callsite import Site, words
 from tenure.core import events
-from tenure.core.hooks import Failure, Hook, Hooks
+from tenure.core.failures import Failure, Failures
+from tenure.core.hooks import Hook, Hooks
 from tenure.core.obituary import gone
 from tenure.core.options import UnitOptions
 from tenure.core.plan import Outcome, Step
@@ -59,7 +60,7 @@ class BaseUnit(Generic[S]):
     _session: S | None = None
     _door: UnitSession | None = None
     _hooks: Hooks | None = None
-    _failures: list[Failure] | None = None
+    _failures: Failures | None = None
 
     def __init__(
         self,
@@ -276,20 +277,19 @@ class BaseUnit(Generic[S]):
         """Note what must be undone before the unit can commit: with an open savepoint or, *all_is_lost*, as a whole."""
         root = self.root
         if root._failures is None:
-            root._failures = []
+            root._failures = Failures()
         within = () if root._door is None or all_is_lost else root._door.savepoints()
-        if not any(one.error is error and one.within == within for one in root._failures):
-            root._failures.append(Failure(error, site or callsite.of_error(error) or callsite.here(2), within))
+        root._failures.note(Failure(error, site or callsite.of_error(error) or callsite.here(2), within))
 
     def renamed(self, error: BaseException, other: BaseException) -> None:
         """*error*, which may have been noted as a failure, is raised as *other*."""
         if self._failures:
-            self._failures = [one._replace(error=other) if one.error is error else one for one in self._failures]
+            self._failures.rename(error, other)
 
     def savepoint_undone(self, transaction: SessionTransaction) -> None:
         """A savepoint was rolled back: what failed in it is undone, and its hooks for a commit go with it."""
         if self._failures:
-            self._failures = [one for one in self._failures if transaction not in one.within]
+            self._failures.undo(transaction)
         if self._hooks is not None:
             self._hooks.savepoint_undone(transaction)
 
@@ -306,8 +306,8 @@ class BaseUnit(Generic[S]):
 
     def swallowed(self) -> Exception | None:
         """The error for a failure that was caught, but not undone, in what ends now."""
-        failures = self.root._failures or []
-        first = next((one for one in failures if self.savepoint is None or self.savepoint in one.within), None)
+        failures = self.root._failures
+        first = None if failures is None else failures.first(self.savepoint)
         if first is None:
             return None
         error = RollbackOnly(

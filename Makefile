@@ -84,6 +84,11 @@ test-versions: ## the core tests on each newer Python that this machine has
 upstream: $(DEV) ## SQLAlchemy's own ORM tests on tenure's sessions, and Flask-SQLAlchemy's (UPSTREAM=sqlite: that part)
 	@exec env UPSTREAM='$(UPSTREAM)' $(BIN)/python tests/upstream/run.py
 
+.PHONY: hosts
+hosts: $(DEV) ## the contract on every host and on two peers; writes docs/reference/hosts.md
+	@TENURE_HOSTS_TABLE=1 $(BIN)/pytest -n auto -W ignore -p no:unraisableexception tests/contract $(ARGS) || true
+	@git --no-pager diff --stat docs/reference/hosts.md
+
 .PHONY: soak
 soak: $(DEV) ## the torture test for long, with progress (MINUTES=30 SEED=7 DRIVERS=psycopg,asyncpg); Ctrl-C ends
 	@exec $(BIN)/python -m tests.torture --minutes '$(MINUTES)' --drivers '$(DRIVERS)' $(if $(SEED),--seed '$(SEED)')

@@ -1,16 +1,18 @@
 """Every probe runs on every host in ``hosts/``, on each driver that the host can use."""
 
 import contextlib
+import functools
 import importlib
 from pathlib import Path
 
 import pytest
 
+from contract import table
 from contract.host import Gate, Host
 
-from support import http
+from support import http, probe
 from support.servers import DRIVERS
-from support.telling import stored, told  # noqa: F401 - fixtures
+from support.telling import Told, stored  # noqa: F401 - a fixture
 
 
 def _hosts() -> dict[str, Host]:
@@ -19,22 +21,60 @@ def _hosts() -> dict[str, Host]:
 
 
 HOSTS = _hosts()
+# With libraries that only the table needs.
+PEERS = importlib.import_module("contract.peers").PEERS if table.wanted() else {}
+CELLS = {}
 
 
 def pytest_generate_tests(metafunc):
     if "host" in metafunc.fixturenames:
-        metafunc.parametrize("host", HOSTS.values(), ids=HOSTS.keys())
+        asked = HOSTS | (PEERS if metafunc.function.__name__ in table.OF_ANYBODY else {})
+        metafunc.parametrize("host", asked.values(), ids=asked.keys())
 
 
 def pytest_collection_modifyitems(items):
     """A host that blocks has nothing to do with a driver for asyncio, nor the other way round."""
     items[:] = [item for item in items if not _at_odds(getattr(item, "callspec", None))]
+    for item in items:
+        if table.wanted() and isinstance(host := getattr(getattr(item, "callspec", None), "params", {}).get("host"), Host):
+            item.user_properties.append(("cell", (item.function.__name__, host.name)))
+
+
+def pytest_runtest_logreport(report):
+    cell = dict(report.user_properties).get("cell")
+    if cell is not None and (report.when == "call" or report.failed) and not report.skipped and report.when != "teardown":
+        CELLS.setdefault(tuple(cell), set()).add(report.passed)
+
+
+def pytest_sessionfinish(session):
+    if table.wanted() and CELLS:
+        table.write(table.probes(), HOSTS, PEERS, CELLS)
 
 
 def _at_odds(call):
     if call is None or "driver" not in call.params or not isinstance(call.params.get("host"), Host):
         return False  # the items of all folders come by here
     return DRIVERS[call.params["driver"]].face not in call.params["host"].faces
+
+
+@pytest.fixture
+def make_face(request, make_face):
+    """For a peer, its own engine and sessions."""
+    host = request.getfixturevalue("host") if "host" in request.fixturenames else None
+    if host not in PEERS.values():
+        return make_face
+    driver = request.getfixturevalue("driver")
+    return functools.partial(host.make_face, request.getfixturevalue("url"), driver)
+
+
+@pytest.fixture
+def told(host):
+    """What tenure tells its readers during the test. Of a peer it is not asked."""
+    if host in PEERS.values():
+        yield importlib.import_module("contract.peers").Untold()
+    else:
+        with probe.reading(Told()) as told:
+            yield told
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from benchmarks import (
     distance,
     floors,
     imports,
+    jobs,
     masses,
     memory,
     peers,
@@ -156,6 +157,21 @@ def left_behind(bench: Bench) -> None:
     bench.report.counted("Memory, as many again after a first run", columns, lines)
 
 
+def of_jobs(bench: Bench) -> None:
+    """A job's unit beside a session by hand, in a thread pool and through Celery, RQ and Dramatiq."""
+    url = bench.on("psycopg")
+    found = jobs.threads(url, bench.rounds)
+    bench.report.timed("A job that stores a row, in a thread pool", found)
+    bench.report.target("a job in a thread pool", 1.10, found[jobs.UNIT].median)
+    for runner in jobs.RUNNERS:
+        if missing := jobs.missing(runner):
+            bench.report.console.print(f"{runner} is left out: {missing}", style="bold red")
+            continue
+        found = jobs.through(runner, url, bench.rounds)
+        bench.report.timed(f"A job that stores a row, through {runner}", found)
+        bench.report.target(f"a job through {runner}", 1.05, found[jobs.UNIT].median)
+
+
 ROWS: dict[str, Callable[[Bench], None]] = {
     "nothing": nothing,
     "sqlite": sqlite,
@@ -172,4 +188,5 @@ ROWS: dict[str, Callable[[Bench], None]] = {
     "overload": contention.overload,
     "fairness": contention.fairness,
     "masses": masses.masses,
+    "jobs": of_jobs,
 }

@@ -63,6 +63,10 @@ class Worker:
     def stop(self) -> int:
         """SIGTERM, and its exit status once it has ended."""
         self._process.terminate()
+        return self.wait()
+
+    def wait(self) -> int:
+        """Its exit status, once it has ended by itself."""
         return self._process.wait(WITHIN)
 
     def __enter__(self) -> Self:

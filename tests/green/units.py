@@ -10,12 +10,14 @@ from patched import Timeout, sleep, spawn, wait_for  # isort: skip - before anyt
 import itertools
 import json
 import logging
+import signal
 
 from sqlalchemy import event, text
 
 from tenure import Database
 from tenure.exceptions import NoUnit
 
+signal.alarm(45)  # should it stand still
 logging.basicConfig(stream=sys.stderr)
 db = Database(sys.argv[2], pool_size=5, max_overflow=0)
 POSTGRESQL = sys.argv[2].startswith("postgresql")

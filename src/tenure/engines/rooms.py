@@ -71,7 +71,10 @@ class Rooms:
 
     def here(self) -> Room:
         """The room of the running loop, which gets one if it has none."""
-        loop = asyncio.get_running_loop()
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:  # the driver says so, in its own words
+            return self._gate.home
         return self._rooms.get(loop) or self._make(loop)
 
     def _make(self, loop: asyncio.AbstractEventLoop) -> Room:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+import asyncio
 from collections import Counter
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -82,7 +82,7 @@ def refuse_deadlock(gate: Gate, asking: Lease, holder: Holder) -> None:
 def refuse_blocked_loop(gate: Gate, holder: Holder) -> None:
     """Raise BlockedLoop if *holder*, which blocks where it waits, is about to do that in a task of an event loop."""
     worker = workers.alive(workers.here())
-    if isinstance(holder, Stranger) or isinstance(worker, threading.Thread) or gate.queue.spare:
+    if isinstance(holder, Stranger) or not isinstance(worker, asyncio.Task) or gate.queue.spare:
         return
     one = holder.holding()
     holder.guard(

@@ -94,8 +94,6 @@ class LoopRequest(Request):
 
     """
 
-    __slots__ = ("beside", "threads", "worker")
-
     def __init__(self, boundary: Boundary, name: str, cookies: str | None, given: Any, threads: Threads | None) -> None:
         super().__init__(boundary, name, cookies, given)
         self.threads = threads
@@ -104,11 +102,13 @@ class LoopRequest(Request):
 
     async def settle(self, status: int, error: BaseException | None = None) -> None:
         """``BlockingRequest.settle``, awaited. What has begun is finished although the task is cancelled."""
-        await adrive(self.settling(status, error), _carry_out)
+        if not self.settle_unopened(status, error):
+            await adrive(self.settling(status, error), _carry_out)
 
     async def finish(self, error: BaseException | None = None) -> None:
         """``BlockingRequest.finish``, awaited. What has begun is finished although the task is cancelled."""
-        await adrive(self.finishing(error, callsite.here(2)), _carry_out)
+        if not self.finish_unopened():
+            await adrive(self.finishing(error, callsite.here(2)), _carry_out)
 
     def finish_with(self, task: asyncio.Task[Any]) -> None:
         """``finish`` when *task* ends: it is the host's, sends the body, and tells nobody when that was sent."""

@@ -21,8 +21,6 @@ class BlockingBoundary(Boundary):
 class BlockingRequest(Request):
     """A request of a ``Database``, on a host that blocks."""
 
-    __slots__ = ()
-
     def settle(self, status: int, error: BaseException | None = None) -> None:
         """Commit or roll back, before the first byte leaves. Once: later calls do nothing.
 
@@ -34,11 +32,13 @@ class BlockingRequest(Request):
             Exception: The COMMIT failed, or a failure had been swallowed; the answer must be an error.
 
         """
-        drive(self.settling(status, error), _call)
+        if not self.settle_unopened(status, error):
+            drive(self.settling(status, error), _call)
 
     def finish(self, error: BaseException | None = None) -> None:
         """The body was sent, or the client has left: the unit ends. Once, from any thread; later calls do nothing."""
-        drive(self.finishing(error, callsite.here(2)), _call)
+        if not self.finish_unopened():
+            drive(self.finishing(error, callsite.here(2)), _call)
 
 
 def _call(step: Step) -> Any:

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any, Unpack, cast
 
-from flask import Flask, Response, current_app, request_finished
+from flask import Flask, Response, current_app
 from flask import request as flask_request
 from sqlalchemy.orm import Session
 from werkzeug.exceptions import HTTPException, default_exceptions
@@ -75,7 +75,7 @@ def register(app: Flask, boundary: BlockingBoundary, here: Callable[[], Any] | N
     settling = _Settling(app, boundary, here or boundary.here)
     app.make_response = settling.make_response  # type: ignore[method-assign]
     app.full_dispatch_request = settling.full_dispatch_request  # type: ignore[method-assign]
-    request_finished.connect(settling.finished, app)  # known weakly, and as long as the application knows it
+    app.handle_exception = settling.handle_exception  # type: ignore[method-assign,assignment]
     if len(known) == 1:
         filling = _Filling(app)
         app.full_dispatch_request = filling.full_dispatch_request  # type: ignore[method-assign]
@@ -90,6 +90,7 @@ class _Settling:
         self.boundary = boundary
         self.answer = app.full_dispatch_request
         self.make = app.make_response
+        self.sorry: Any = app.handle_exception
 
     def make_response(self, rv: Any) -> Response:
         """Of an HTTPException Flask would make an answer whose body nobody knows to be whole."""
@@ -104,7 +105,7 @@ class _Settling:
             try:
                 request.settle(response.status_code)
             except Exception as error:
-                return self._handled(contexts, error)
+                response = self._handled(contexts, error)
         except Exception as error:
             if not self.boundary.explicit:  # else the handler of a 500 may have something to commit
                 request.settle(500, error)
@@ -113,15 +114,19 @@ class _Settling:
                 raise
             response = self._handled(contexts, default_exceptions[int(refused.status.split()[0])]())
             response.headers.update(refused.headers)
+        request.whole = response.is_sequence
         return response
 
     def _handled(self, contexts: tuple[Any, ...], error: Exception) -> Response:
         """What the application's error handlers answer for *error*; raises it where there is none."""
         return self.app.finalize_request(*contexts, self.app.handle_user_exception(*contexts, error))  # type: ignore[no-any-return]
 
-    def finished(self, _app: Flask, *, response: Response, **_more: Any) -> None:
+    def handle_exception(self, *given: Any) -> Response:
+        """What nobody has handled becomes the page of a 500."""
+        response: Response = self.sorry(*given)
         if (request := self.here()) is not None:
             request.whole = response.is_sequence
+        return response
 
 
 class _OfTheApplication:
@@ -141,19 +146,24 @@ class _Filling:
     """Views may be added until the first request, which finds each session parameter filled in."""
 
     def __init__(self, app: Flask) -> None:
-        self.views = app.view_functions
+        self.app = app
         self.answer = app.full_dispatch_request
-        self.seen = 0
+        self.filled = False
 
     def full_dispatch_request(self, *contexts: Any) -> Response:
-        if self.seen != (now := len(self.views)):
-            for endpoint, view in list(self.views.items()):
-                if isinstance(kind := getattr(view, "view_class", None), type):
-                    fill_methods(_HERE, kind, _CALLED.__contains__)
-                elif not inspect.iscoroutinefunction(view):
-                    self.views[endpoint] = fill(_HERE, view)
-            self.seen = now  # not before: the first requests come at once
+        if not self.filled:
+            self.fill(self.app.view_functions)
+            self.filled = True  # not before: the first requests come at once
+            if self.app.full_dispatch_request == self.full_dispatch_request:  # else somebody has put theirs around it
+                self.app.full_dispatch_request = self.answer  # type: ignore[method-assign]
         return self.answer(*contexts)
+
+    def fill(self, views: dict[str, Callable[..., Any]]) -> None:
+        for endpoint, view in list(views.items()):
+            if isinstance(kind := getattr(view, "view_class", None), type):
+                fill_methods(_HERE, kind, _CALLED.__contains__)
+            elif not inspect.iscoroutinefunction(view):
+                views[endpoint] = fill(_HERE, view)
 
 
 def __getattr__(name: str) -> Any:

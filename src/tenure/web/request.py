@@ -28,6 +28,7 @@ from tenure.web.together import Together, join
 if TYPE_CHECKING:
     from tenure.web.boundary import Boundary
 
+_NOTHING: Final = Verdict(Outcome.READ_ONLY)
 _KEPT: Final = 600  # seconds that a client keeps a position: far longer than replicas are behind, and over soon after a failover
 # Two threads of one request may ask first, or end it, at the same time. A lock that may be taken again, for the garbage
 # collector may end a request in the thread that is about to open another.
@@ -60,43 +61,29 @@ class Request:
 
     """
 
-    __slots__ = (
-        "__weakref__",
-        "_came_with",
-        "_outside",
-        "answer",
-        "asked",
-        "boundary",
-        "claimed",
-        "client",
-        "ending",
-        "given",
-        "name",
-        "over",
-        "settled",
-        "together",
-        "token",
-        "unit",
-        "whole",
-    )
+    # What most requests never need is the class's own, until it is needed.
+    client: Client | None = None  # where there are replicas
+    unit: BaseUnit[Any] | None = None
     worker: Any = None  # whose the unit is, where that is not the thread that opens it
+    settled: Verdict | None = None
+    answer: tuple[int, BaseException | None] | None = None  # where no unit was open when it was settled
+    alone = False  # it ends by itself, whatever requests of other databases are under way here
+    together: Together | None = None  # with requests of other databases
+    asked: tuple[int, BaseException | None] | None = None  # what is answered, where others have to know it too
+    ending = False
+    over = False
+    claimed = False  # a host that has contexts of its own knows in which of them it is
+    whole = False  # the host knows that nothing of the body is made while it is sent
+    _came_with: Any = None
+    _outside: Client | None = None
 
     def __init__(self, boundary: Boundary, name: str, cookies: str | None = None, given: Any = None) -> None:
         self.boundary = boundary
         self.name = name
         self.given = given
-        self.client = boundary.client(cookies)
-        self._came_with = None if self.client is None else self.client.mark
-        self._outside: Client | None = None
-        self.unit: BaseUnit[Any] | None = None
-        self.settled: Verdict | None = None
-        self.answer: tuple[int, BaseException | None] | None = None  # where no unit was open when it was settled
-        self.together: Together | None = None  # with requests of other databases
-        self.asked: tuple[int, BaseException | None] | None = None  # what is answered, where others have to know it too
-        self.ending = False
-        self.over = False
-        self.claimed = False  # a host that has contexts of its own knows in which of them it is
-        self.whole = False  # the host knows that nothing of the body is made while it is sent
+        if boundary.database.routing is not None:
+            self.client = boundary.client(cookies)
+            self._came_with = None if self.client is None else self.client.mark
         self.token: Token[Place] | None = self.enter()
 
     def __call__(self) -> BaseUnit[Any] | None:
@@ -148,13 +135,32 @@ class Request:
 
     # -- what the answer means ------------------------------------------------------------------------------
 
+    def settle_unopened(self, status: int, error: BaseException | None) -> bool:
+        """Settle a request that has no unit, which takes no step: False where it has one."""
+        with _turn:  # a unit that another thread opens from now on comes too late to write
+            if self.unit is not None:
+                return False
+            if self.settled is None:
+                self.settled, self.answer = _NOTHING, (status, error)
+        return True
+
+    def finish_unopened(self) -> bool:
+        """Finish a request that has no unit, which takes no step: False where it has one."""
+        with _turn:
+            if self.unit is not None:
+                return False
+            self.settled = self.settled or _NOTHING
+            self.ending = self.over = True
+        return True
+
     def decide(self, status: int, error: BaseException | None) -> BaseUnit[Any] | None:
         """The unit to settle for an answer with *status*, told to roll back if that is what the answer means."""
-        with _turn:  # a unit that another thread opens from now on comes too late to write
-            unit = self.unit
-            if unit is None:
-                self.settled, self.answer = Verdict(Outcome.READ_ONLY), (status, error)
+        unit = self.unit
+        if unit is None:
+            if self.settle_unopened(status, error):
                 return None
+            unit = self.unit
+            assert unit is not None
         unit.reason = reason(status, error)
         if error is None and self.boundary.explicit:
             self._leave_nothing(unit, status)

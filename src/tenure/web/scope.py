@@ -25,7 +25,7 @@ class BlockingScope(BlockingRequest):
 
     """
 
-    __slots__ = ("_beside", "_rule")
+    alone = True
 
     def __init__(self, boundary: Boundary, name: str, rule: Boundary, *, beside: BaseUnit[Any] | None = None) -> None:
         self._rule = rule

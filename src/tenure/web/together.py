@@ -32,14 +32,19 @@ def serves(database: BaseDatabase[Any]) -> None:
 
 def join(request: Request) -> None:
     """*request* is about to open its unit: let it end together with those of other databases that are under way here."""
-    if len(_SERVED) < 2:
+    if len(_SERVED) < 2 or request.alone:
         return
     for database in filter(None, [known() for known in tuple(_SERVED)]):
         other = _around(database.current_place.var.get())
-        if other is not request and type(other) is type(request) and other.unit is not None and other.settled is None:
+        if other is not request and _alike(other, request) and other.unit is not None and other.settled is None:
             other.together = request.together = other.together or Together(other)
             request.together.members.append(request)
             return
+
+
+def _alike(other: Any, request: Any) -> bool:
+    """Whether *other* is a request that ends in the same way: in its thread, or awaited."""
+    return getattr(type(other), "settle", None) is type(request).settle
 
 
 def _around(place: Place) -> Any:

@@ -46,22 +46,17 @@ class UnitMiddleware:
         """Answer one request."""
         if self.boundary.inside():
             return self.app(environ, start_response)
-        name = f"{environ.get('REQUEST_METHOD', '?')} {environ.get('PATH_INFO', '')}"
-        request = BlockingRequest(self.boundary, name, environ.get("HTTP_COOKIE"), environ)
-        answer = _Answer(request, start_response, secure=environ.get("wsgi.url_scheme") == "https")
+        request = _Request(self.boundary, environ, start_response)
         try:
-            body = self.app(environ, answer.start)
-            request.whole = request.whole or is_whole(body, environ)
-            body = answer.begin(body)
+            return request.begin(self.app(environ, request.start))
         except BaseException as error:
             request.finish(error)
-            refused = answer.refuse(error)
+            refused = request.refuse(error)
             if refused is None:
                 raise
             return refused
         finally:
             request.leave(request.token)
-        return body
 
 
 def is_whole(body: Any, environ: dict[str, Any]) -> bool:
@@ -70,16 +65,17 @@ def is_whole(body: Any, environ: dict[str, Any]) -> bool:
     return isinstance(body, (list, tuple)) or (isinstance(wrapper, type) and isinstance(body, wrapper))
 
 
-class _Answer:
-    """What the application wants to answer, withheld until its work is settled."""
+class _Request(BlockingRequest):
+    """A request whose answer is withheld until its work is settled."""
 
-    def __init__(self, request: BlockingRequest, start_response: Callable[..., Any], *, secure: bool) -> None:
-        self.request = request
-        self.secure = secure
+    withheld: tuple[Any, ...] | None = None  # what the application wants to answer
+    begun = False
+    write: Any = None
+
+    def __init__(self, boundary: BlockingBoundary, environ: dict[str, Any], start_response: Callable[..., Any]) -> None:
+        name = f"{environ.get('REQUEST_METHOD', '?')} {environ.get('PATH_INFO', '')}"
+        super().__init__(boundary, name, environ.get("HTTP_COOKIE"), environ)
         self.start_response = start_response
-        self.withheld: tuple[Any, ...] | None = None
-        self.begun = False
-        self.write: Any = None
 
     def start(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Callable[[bytes], Any]:
         """The ``start_response`` that the application sees."""
@@ -89,10 +85,6 @@ class _Answer:
             raise AssertionError("the WSGI application called start_response again without exc_info")
         self.withheld = (status, headers) if exc_info is None else (status, headers, exc_info)
         return self.write_at_once
-
-    def started(self) -> bool:
-        """Whether the application has said what it answers."""
-        return self.withheld is not None
 
     def write_at_once(self, data: bytes) -> None:
         """The legacy ``write()``: it sends, so the work is settled first."""
@@ -105,12 +97,14 @@ class _Answer:
             return
         if self.withheld is None:
             raise AssertionError("the WSGI application gave a body without calling start_response")
-        self.request.settle(int(self.withheld[0].split(None, 1)[0]))
+        status, headers = self.withheld[:2]
+        if self.settled is None:
+            self.settle(int(status.split(None, 1)[0]))
         self.begun = True
-        status, headers, *exc_info = self.withheld
-        if cookies := self.request.set_cookies(secure=self.secure):
-            headers = [*headers, *(("Set-Cookie", cookie) for cookie in cookies)]
-        self.write = self.start_response(status, headers, *exc_info)
+        if self.client is not None or self.together is not None:
+            secure = self.given.get("wsgi.url_scheme") == "https"
+            headers = [*headers, *(("Set-Cookie", cookie) for cookie in self.set_cookies(secure=secure))]
+        self.write = self.start_response(status, headers, *self.withheld[2:])
         self.withheld = ()  # exc_info must not be kept
 
     def refuse(self, error: BaseException) -> list[bytes] | None:
@@ -123,13 +117,13 @@ class _Answer:
 
     def begin(self, iterable: Iterable[bytes]) -> Iterable[bytes]:
         """The body to send for the application's *iterable*."""
-        if self.started() and self.request.whole:
+        if self.withheld is not None and (self.whole or is_whole(iterable, self.given)):
             self.release()
-            self.request.finish()
+            self.finish()
             return iterable
-        body = BlockingBody(self.request, iterable)
+        body = BlockingBody(self, iterable)
         try:
-            while not self.started() and body.ahead():
+            while self.withheld is None and body.ahead():
                 pass  # a generator may call start_response as late as with its first chunk
             self.release()
         except BaseException as error:

@@ -73,7 +73,7 @@ def register(app: Flask, boundary: BlockingBoundary, here: Callable[[], Any] | N
     known.append(database)
     app.wsgi_app = UnitMiddleware.around(app.wsgi_app, boundary)  # type: ignore[method-assign]
     settling = _Settling(app, boundary, here or boundary.here)
-    app.make_response = settling.make_response  # type: ignore[method-assign]
+    app.handle_user_exception = settling.handle_user_exception  # type: ignore[method-assign,assignment]
     app.full_dispatch_request = settling.full_dispatch_request  # type: ignore[method-assign]
     app.handle_exception = settling.handle_exception  # type: ignore[method-assign,assignment]
     if len(known) == 1:
@@ -89,12 +89,13 @@ class _Settling:
         self.app: Any = app  # Flask 3.2 passes its context on: its methods take one argument more
         self.boundary = boundary
         self.answer = app.full_dispatch_request
-        self.make = app.make_response
+        self.handle: Any = app.handle_user_exception
         self.sorry: Any = app.handle_exception
 
-    def make_response(self, rv: Any) -> Response:
+    def handle_user_exception(self, *given: Any) -> Any:
         """Of an HTTPException Flask would make an answer whose body nobody knows to be whole."""
-        return self.make(rv.get_response(flask_request.environ) if isinstance(rv, HTTPException) else rv)
+        rv = self.handle(*given)
+        return rv.get_response(flask_request.environ) if isinstance(rv, HTTPException) else rv
 
     def full_dispatch_request(self, *contexts: Any) -> Response:
         request = self.here()

@@ -94,6 +94,8 @@ class LoopRequest(Request):
 
     """
 
+    awaited = True
+
     def __init__(self, boundary: Boundary, name: str, cookies: str | None, given: Any, threads: Threads | None) -> None:
         super().__init__(boundary, name, cookies, given)
         self.threads = threads

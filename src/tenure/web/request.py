@@ -67,6 +67,7 @@ class Request:
     worker: Any = None  # whose the unit is, where that is not the thread that opens it
     settled: Verdict | None = None
     answer: tuple[int, BaseException | None] | None = None  # where no unit was open when it was settled
+    awaited = False  # its end is awaited on an event loop
     alone = False  # it ends by itself, whatever requests of other databases are under way here
     together: Together | None = None  # with requests of other databases
     asked: tuple[int, BaseException | None] | None = None  # what is answered, where others have to know it too

@@ -42,9 +42,9 @@ def join(request: Request) -> None:
             return
 
 
-def _alike(other: Any, request: Any) -> bool:
+def _alike(other: Any, request: Request) -> bool:
     """Whether *other* is a request that ends in the same way: in its thread, or awaited."""
-    return getattr(type(other), "settle", None) is type(request).settle
+    return getattr(other, "awaited", None) is request.awaited and not other.alone
 
 
 def _around(place: Place) -> Any:

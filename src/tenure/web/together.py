@@ -37,8 +37,8 @@ def join(request: Request) -> None:
     for database in filter(None, [known() for known in tuple(_SERVED)]):
         other = _around(database.current_place.var.get())
         if other is not request and _alike(other, request) and other.unit is not None and other.settled is None:
-            other.together = request.together = other.together or Together(other)
-            request.together.members.append(request)
+            other.together = request.together = ends = other.together or Together(other)
+            ends.members.append(request)
             return
 
 

@@ -12,6 +12,7 @@ from sqlalchemy import URL, make_url
 
 from benchmarks import (
     async_peers,
+    cluster,
     connections,
     contention,
     distance,
@@ -189,4 +190,6 @@ ROWS: dict[str, Callable[[Bench], None]] = {
     "fairness": contention.fairness,
     "masses": masses.masses,
     "jobs": of_jobs,
+    "once": cluster.once,
+    "outbox": cluster.relays,
 }

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 import uuid
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -218,7 +219,7 @@ async def test_at_once_in_threads_and_tasks(face, name):
 
 
 @some
-async def test_the_lock_takes_no_connection_of_the_pool(make_face, name):
+async def test_the_lock_takes_no_connection_of_the_pool(make_face, name, told):
     """R27: with a pool of one, the job's own unit has it; and what the job stored is committed before the lock is given back."""
     face = make_face(pool_size=1, max_overflow=0)
 
@@ -230,6 +231,7 @@ async def test_the_lock_takes_no_connection_of_the_pool(make_face, name):
     assert "session" not in target.__wrapped__.__signature__.parameters
     await settle(target())
     await settle(target())
+    assert [Path(event.site[0].co_filename).name for event in told.of(JobSkipped)] == ["face.py"]  # which wrote the function
     assert (outside(face, sa.select(User.name)), face.db.status().in_use) == ([name[:50]], 0)
 
 

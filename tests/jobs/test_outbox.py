@@ -1,5 +1,7 @@
 import asyncio
+import contextlib
 import datetime as dt
+import functools
 import signal
 import subprocess
 import sys
@@ -8,8 +10,14 @@ import time
 import uuid
 from collections import Counter
 
+import celery
+import dramatiq
+import kombu
 import pytest
+import redis
+import rq
 import sqlalchemy as sa
+from dramatiq.brokers.redis import RedisBroker
 from sqlalchemy import select
 
 import tenure
@@ -19,6 +27,7 @@ from tenure.exceptions import BadOption, NoUnit, OutboxMissing, ReadOnlyUnit, Un
 from tenure.jobs import outbox
 from tenure.jobs.outbox import AsyncOutbox, Message, Numbers, Outbox
 
+from support import brokers
 from support.face import PATIENCE, settle
 from support.models import User
 from support.probe import outside
@@ -252,6 +261,54 @@ async def test_the_lag(face, box):
     await put(face, box, 1, 2)
     outside(face, f"UPDATE {box.table.name} SET created = created - 100 WHERE arguments LIKE '%2%'")
     assert 100 <= (await settle(box.numbers())).lag < 130
+
+
+@pytest.fixture
+def queue():
+    """A name that no other queue has, on RabbitMQ and on Redis; what was sent there is removed."""
+    name = brokers.queue()
+    brokers.found("Redis")
+    brokers.found("RabbitMQ")
+    yield name
+    brokers.drop("RabbitMQ", name)
+    with redis.Redis.from_url(brokers.address("Redis")) as client:
+        for key in client.scan_iter(f"*{name}*"):
+            client.delete(key)
+
+
+def send_receipt(number, end):
+    """A task that no worker runs."""
+
+
+@alone
+def test_to_celery_rq_and_dramatiq(face, box, queue):
+    """R26: a relay sends to Celery on RabbitMQ and to RQ and Dramatiq on Redis by what their own users call."""
+    app = celery.Celery(broker=brokers.address("RabbitMQ"), set_as_current=False)
+    app.conf.task_default_queue = queue
+    receipt = app.task(name="receipt")(send_receipt)
+    connection = redis.Redis.from_url(brokers.address("Redis"))
+    by_rq = rq.Queue(queue, connection=connection)
+    broker = RedisBroker(client=connection, namespace=queue)
+    broker.declare_queue(queue)
+    mail = dramatiq.actor(print, broker=broker, queue_name=queue, actor_name="mail")
+
+    with face.db.unit():
+        for topic in ("celery", "rq", "dramatiq"):
+            box.put(topic, 17, end="!")
+    relay = box.relay({"celery": receipt.delay, "rq": functools.partial(by_rq.enqueue, "builtins.print"), "dramatiq": mail.send})
+    assert relay.step() == 3
+
+    with kombu.Connection(brokers.address("RabbitMQ")) as link, contextlib.closing(link.SimpleQueue(queue)) as waiting:
+        message = waiting.get(timeout=PATIENCE)
+        message.ack()
+        assert message.payload[:2] == [[17], {"end": "!"}]
+    (job,) = by_rq.jobs
+    assert (job.func_name, job.args, job.kwargs) == ("builtins.print", (17,), {"end": "!"})
+    by_rq.delete(delete_jobs=True)
+    assert connection.llen(f"{queue}:{queue}") == 1
+    broker.close()
+    connection.close()
+    app.close()
 
 
 # ------------------------------------------------------------------------------- several, and the end

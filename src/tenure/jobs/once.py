@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import os
 import socket
 from collections.abc import Callable, Coroutine
@@ -43,7 +44,7 @@ class _Job:
         self.name = name
         self.every = every
         self.key = digest(name)
-        self.site: Site | None = callsite.of_function(core_of(function))
+        self.site: Site | None = callsite.of_function(core_of(inspect.unwrap(function)))
 
     def refuse_within_a_unit(self) -> None:
         """Raise UnexpectedUnit where the COMMIT of the run would come after its lock is given back."""

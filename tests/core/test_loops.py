@@ -186,6 +186,39 @@ def sessions():
     return [one for one in gc.get_objects() if isinstance(one, UnitSession)]
 
 
+def test_a_server_that_became_read_only(database):
+    """R28, R38: a refused write empties the pool of the loop in which it was refused, the first loop's or another's."""
+    db = database(pool_size=2)
+    if _dialect(db) != "postgresql":
+        pytest.skip("provoked by a statement of PostgreSQL's")
+
+    async def two():
+        async with db.unit() as session, db.unit(propagation="new") as other:
+            for one in (session, other):
+                await one.execute(text("UPDATE users SET balance = 0"))
+            return {await one.scalar(text(ME["postgresql"])) for one in (session, other)}
+
+    async def work():
+        before = await two()
+        with pytest.raises(sa.exc.DBAPIError, match="read-only"):
+            async with db.unit() as session:
+                await session.execute(text("SET TRANSACTION READ ONLY"))
+                await session.execute(sa.insert(User).values(name="ada", balance=1))
+        return before, await two()
+
+    async def beside():
+        results.append(await work())
+        thread = threading.Thread(target=lambda: results.append(asyncio.run(work())))
+        thread.start()
+        await asyncio.to_thread(thread.join)
+        await db.close()
+
+    results = []
+    asyncio.run(beside())
+
+    assert [len(before & after) for before, after in results] == [0, 0]
+
+
 @pytest.mark.drivers("asyncpg")
 async def test_ten_thousand_tasks_leave_nothing(make_face):
     """R28: 10,000 tasks with a unit each are forgotten: no session, no unit, no entry of any kind."""

@@ -119,7 +119,9 @@ class Liveness:
             if holder is not None:
                 holder.connection_lost(error)
         elif sqlstate(error) in _READ_ONLY and self._became_read_only(error, connection):
-            context.is_disconnect = True  # and with it, as for every lost connection, all others of the pool go
+            context.is_disconnect = True  # and with it, as for every lost connection, all others of the engine's pool go
+            if lease.gate.rooms is not None:
+                lease.gate.rooms.renew(lease.queue)
             annotate(
                 error,
                 f"tenure: the server refuses writes ({brief(error)}), as one does that is no longer the primary. Its pooled connections"

@@ -165,6 +165,13 @@ class Rooms:
                 self._forget(room)
                 self._cut(room)
 
+    def renew(self, queue: Queue) -> None:
+        """Have the connections of the room of *queue* replaced when they are taken next; SQLAlchemy sees to those of the engine's own pool."""
+        for room in self.all():
+            if room.queue is queue and room is not self._gate.home:
+                for record in list(room.records):
+                    record.invalidate(soft=True)
+
     def start_anew(self) -> None:
         """As ``Heir``: the loops have stayed in the parent."""
         self._rooms, self._lock = {}, threading.Lock()

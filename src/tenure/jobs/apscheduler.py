@@ -9,8 +9,8 @@ from apscheduler.executors.pool import ProcessPoolExecutor
 
 from tenure.core.aio import AsyncDatabase
 from tenure.core.database import Database
-from tenure.core.decorate import brings_unit
 from tenure.exceptions import BadOption
+from tenure.jobs.job import in_unit
 
 E = TypeVar("E", bound=BaseExecutor)
 
@@ -36,7 +36,7 @@ def in_units(executor: E, database: Database | AsyncDatabase) -> E:
     submit: Any = executor.submit_job  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
 
     def submit_job(job: Any, run_times: Any) -> Any:
-        return submit(job if brings_unit(job.func, database) else _JobInUnit(job, database), run_times)
+        return submit(_JobInUnit(job, database), run_times)
 
     executor.submit_job = submit_job
     return executor
@@ -47,7 +47,7 @@ class _JobInUnit:
 
     def __init__(self, job: Any, database: Database | AsyncDatabase) -> None:
         self._job = job
-        self.func = database.unit(name=job.name)(job.func)
+        self.func = in_unit(database, job.func, job.name)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._job, name)

@@ -68,6 +68,10 @@ def nothing(bench: Bench) -> None:
     bench.report.timed("A request that never asks for the session", shown)
     bench.report.target("such a request, by the middleware", 0.10, added.median)
     bench.report.target("such a request, by its slot", 0.10, found[web.SLOT].median)
+    with _all_on(make_url("sqlite://")) as variants:
+        pages = measure(web.flask_requests(variants[peers.TENURE].db), bench.rounds)
+    bench.report.timed("A page of Flask without SQL", pages)
+    bench.report.target("a page without SQL, with tenure / Flask alone", 1.05, _ratio(pages, web.FLASK_WRAPPED, web.FLASK))
 
 
 def sqlite(bench: Bench) -> None:

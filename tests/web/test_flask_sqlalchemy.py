@@ -392,6 +392,43 @@ def test_the_test_client_within_a_context(make_shop, commit):
 
 
 @alone
+def test_the_shell(shop):
+    """R21: the shell knows the models and `db`, whose session is that of its context."""
+    with shop.app.app_context():
+        known = shop.app.make_shell_context()
+        assert (known["Thing"], known["db"]) == (shop.Thing, shop.db)
+        known["db"].session.add(known["Thing"](name="ada"))
+        known["db"].session.commit()
+    assert shop.stored() == ["ada"]
+
+
+def test_a_tests_connection_in_place_of_the_engine(shop):
+    """R21: tests that put a connection into db.engines, and roll it back, store nothing, in requests neither."""
+    db, Thing = shop.db, shop.Thing
+
+    def view():
+        db.session.add(Thing(name="ada"))
+        return str(Thing.query.count())
+
+    with shop.app.app_context():
+        engines = db.engines
+    engine = engines[None]
+    with engine.connect() as connection:
+        transaction = connection.begin()
+        engines[None] = connection
+        try:
+            assert shop.page(view).text == "1"
+            with shop.app.app_context():
+                assert Thing.query.one().name == "ada"
+        finally:
+            engines[None] = engine
+            transaction.rollback()
+    assert shop.stored() == []
+    assert shop.page(view).text == "1"
+    assert shop.stored() == ["ada"]
+
+
+@alone
 def test_threads_have_their_own(shop):
     """R21: a thread that pushes a context has its own unit."""
     db, sessions = shop.db, []

@@ -6,9 +6,12 @@ import asyncio
 import sys
 import threading
 import weakref
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy.util.concurrency import in_greenlet
+
+
+HOST: Final = object()  # in place of who works: a host that will end the unit, whoever has worked in it and is gone by then
 
 
 def here() -> Any:
@@ -43,6 +46,8 @@ def alive(worker: Any) -> Any:
 def is_gone(worker: Any) -> bool:
     """Whether *worker* has ended, so that nobody can go on where it stopped."""
     worker = alive(worker)
+    if worker is HOST:
+        return False
     if isinstance(worker, asyncio.Task):
         return worker.done()
     if hasattr(worker, "gr_frame"):
@@ -55,6 +60,8 @@ def describe(worker: Any) -> str:
     worker = alive(worker)
     if worker is None:
         return "an owner that is gone"
+    if worker is HOST:
+        return "its host"
     if isinstance(worker, asyncio.Task):
         return f"task {worker.get_name()!r}"
     if hasattr(worker, "gr_frame"):

@@ -164,7 +164,7 @@ class GuardedSession(TimedSession):
         return self._opener if self._owner is None else self._owner
 
     def kept_by(self, keeper: object) -> None:
-        """*keeper* will end the unit, whoever worked in it and is gone by then."""
+        """*keeper* will end the unit, and not the thread or task that opened it."""
         self._opener = keeper
 
     def _who(self) -> str:

@@ -114,9 +114,9 @@ class LoopRequest(Request):
 
     def finish_with(self, task: asyncio.Task[Any]) -> None:
         """``finish`` when *task* ends: it is the host's, sends the body, and tells nobody when that was sent."""
-        self.worker = self  # between the two nobody may take the unit for one that was forgotten
+        self.worker = workers.HOST  # between the two nobody may take the unit for one that was forgotten
         if self.unit is not None and self.unit.door is not None:
-            self.unit.door.kept_by(self)
+            self.unit.door.kept_by(workers.HOST)
         task.add_done_callback(self._finish_after)
 
     def _finish_after(self, task: asyncio.Task[Any]) -> None:

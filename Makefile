@@ -48,6 +48,10 @@ help: ## this list
 demo: $(if $(filter-out webpy,$(HOST)),$(HOSTS),$(DEMO)) ## see it live: a web application with jobs (SECONDS=20 DB=... HOST=flask|fastapi|...|all)
 	@exec env SECONDS='$(SECONDS)' DB='$(DB)' HOST='$(HOST)' $(BIN)/python -m examples.load
 
+.PHONY: cluster
+cluster: $(DEMO) ## eight processes on one PostgreSQL, some killed at random, and the account (SECONDS=20)
+	@exec env SECONDS='$(SECONDS)' $(BIN)/python -m examples.cluster
+
 ##@ Test
 
 .PHONY: test

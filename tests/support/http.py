@@ -23,6 +23,7 @@ class Talk:
         head = f"{method} {path} HTTP/1.0\r\nHost: test\r\nContent-Length: {len(body)}\r\n\r\n"
         self._socket.sendall(head.encode() + body)
         self._file = self._socket.makefile("rb")
+        self._in_chunks = False
 
     def status(self) -> int:
         """The status, as soon as its line is here."""
@@ -33,6 +34,7 @@ class Talk:
         while line := self._file.readline().strip():
             name, _, value = line.decode().partition(":")
             found[name.lower()] = value.strip()
+        self._in_chunks = found.get("transfer-encoding") == "chunked"  # which Sanic sends to clients of HTTP/1.0, too
         return found
 
     def line(self) -> str:
@@ -42,7 +44,14 @@ class Talk:
     def rest(self) -> str:
         """The body until the server closes; then the connection is closed."""
         with self:
-            return self._file.read().decode()
+            return (self._chunks() if self._in_chunks else self._file.read()).decode()
+
+    def _chunks(self) -> bytes:
+        found = b""
+        while size := int(self._file.readline() or b"0", 16):
+            found += self._file.read(size)
+            self._file.readline()
+        return found
 
     def leave(self) -> None:
         """Go away in the middle: the server's next write fails."""
@@ -201,6 +210,42 @@ def aiohttp(app: Any, threads: int = 0) -> Iterator[Address]:
     finally:
         stopping[0]()
         thread.join()
+
+
+@contextlib.contextmanager
+def sanic(app: Any, threads: int = 0) -> Iterator[Address]:
+    """An application of Sanic on its own server, on an event loop in a thread of its own."""
+    import asyncio
+
+    listening = socket.create_server(("127.0.0.1", 0), backlog=256)
+    app.config.update(TOUCHUP=False, MOTD=False)  # else it changes its own classes, for all applications of a process
+
+    async def run() -> None:
+        loop, stop = asyncio.get_running_loop(), asyncio.Event()
+        server = await app.create_server(sock=listening, return_asyncio_server=True, access_log=False)
+        await server.startup()
+        await server.before_start()
+        await server.after_start()
+        stopping.append(lambda: loop.call_soon_threadsafe(stop.set))
+        started.set()
+        await stop.wait()
+        await server.before_stop()
+        await server.close()
+        for connection in server.connections:
+            connection.abort()
+        await server.after_stop()
+
+    stopping: list[Any] = []
+    started = threading.Event()
+    thread = threading.Thread(target=lambda: asyncio.run(run()), name="sanic")
+    thread.start()
+    started.wait(PATIENCE)
+    try:
+        yield listening.getsockname()
+    finally:
+        stopping[0]()
+        thread.join()
+        type(app).unregister_app(app)
 
 
 class _Threaded(socketserver.ThreadingMixIn, simple_server.WSGIServer):

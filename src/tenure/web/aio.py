@@ -20,6 +20,7 @@ from tenure.core.shield import finish
 from tenure.core.unit import BaseUnit
 from tenure.engines import fork
 from tenure.engines.waiting import BESIDE
+from tenure.web.answers import keeps
 from tenure.web.boundary import Boundary, Rules
 from tenure.web.request import Request, Step
 
@@ -100,12 +101,23 @@ class LoopRequest(Request):
         super().__init__(boundary, name, cookies, given)
         self.threads = threads
         self.worker = workers.here()  # a helper thread may end while the request goes on
+        self.failed: BaseException | None = None  # what came in place of a COMMIT, until somebody answers for it
         self.beside: Token[Any] | None = None if threads is None else BESIDE.set(threads.lender())
 
     async def settle(self, status: int, error: BaseException | None = None) -> None:
         """``BlockingRequest.settle``, awaited. What has begun is finished although the task is cancelled."""
-        if not self.settle_unopened(status, error):
+        if self.settle_unopened(status, error):
+            return
+        try:
             await adrive(self.settling(status, error), _carry_out)
+        except BaseException as failed:  # a cancellation, too, may have come before it was committed
+            self.failed = failed
+            raise
+
+    def refuse_success(self, status: int) -> None:
+        """Raise again what came in place of a COMMIT, where an answer with *status* would hide it."""
+        if self.failed is not None and keeps(status):
+            raise self.failed
 
     async def finish(self, error: BaseException | None = None) -> None:
         """``BlockingRequest.finish``, awaited. What has begun is finished although the task is cancelled."""
@@ -118,6 +130,10 @@ class LoopRequest(Request):
         if self.unit is not None and self.unit.door is not None:
             self.unit.door.kept_by(workers.HOST)
         task.add_done_callback(self._finish_after)
+
+    def is_alive(self) -> bool:
+        """As its own worker a request has not ended: it is still to be finished."""
+        return True
 
     def _finish_after(self, task: asyncio.Task[Any]) -> None:
         error = None if task.cancelled() else task.exception()

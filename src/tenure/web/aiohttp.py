@@ -11,7 +11,7 @@ from aiohttp.payload import Payload
 
 from tenure.core.base import BaseDatabase
 from tenure.web.aio import LoopBoundary, LoopRequest
-from tenure.web.answers import keeps, refusal
+from tenure.web.answers import refusal
 from tenure.web.boundary import Rules
 
 _SWITCHING_PROTOCOLS: Final = 101  # a WebSocket
@@ -78,7 +78,6 @@ class _Answer:
         self.work = work
         self.request = request
         self.begun = False
-        self.failed: BaseException | None = None  # what came in place of a COMMIT
         # Private, but only the application has a signal for it, which a middleware cannot reach: a handler's own prepare() is to
         # commit as well. tests/web/test_aiohttp.py fails when it changes.
         names: dict[str, Any] = vars(request)
@@ -96,20 +95,15 @@ class _Answer:
             await self.settle(response)
             return response
         finally:
-            self.failed = None  # from here on it is the middlewares before this one that answer
+            self.work.failed = None  # from here on it is the middlewares before this one that answer
 
     async def settle(self, response: web.StreamResponse) -> None:
         """Commit or roll back, unless that was done."""
         status: int = getattr(response, "status", 500)  # of what is no response aiohttp makes a 500
-        if self.failed is not None and keeps(status):
-            raise self.failed  # whatever else the handler may answer now, it may not be a success
+        self.work.refuse_success(status)
         if self.work.settled is not None:
             return
-        try:
-            await self.work.settle(status)
-        except BaseException as error:
-            self.failed = error
-            raise
+        await self.work.settle(status)
         for cookie in self.work.set_cookies(secure=self.request.secure):
             response.headers.add("Set-Cookie", cookie)
 

@@ -63,9 +63,7 @@ class Request:
 
     # What most requests never need is the class's own, until it is needed.
     client: Client | None = None  # where there are replicas
-    unit: BaseUnit[Any] | None = None
     worker: Any = None  # whose the unit is, where that is not the thread that opens it
-    settled: Verdict | None = None
     answer: tuple[int, BaseException | None] | None = None  # where no unit was open when it was settled
     awaited = False  # its end is awaited on an event loop
     alone = False  # it ends by itself, whatever requests of other databases are under way here
@@ -82,6 +80,8 @@ class Request:
         self.boundary = boundary
         self.name = name
         self.given = given
+        self.unit: BaseUnit[Any] | None = None
+        self.settled: Verdict | None = None
         if boundary.database.routing is not None:
             self.client = boundary.client(cookies)
             self._came_with = None if self.client is None else self.client.mark

@@ -97,14 +97,15 @@ class _Request(BlockingRequest):
             return
         if self.withheld is None:
             raise AssertionError("the WSGI application gave a body without calling start_response")
-        status, headers = self.withheld[:2]
+        answer = self.withheld
         if self.settled is None:
-            self.settle(int(status.split(None, 1)[0]))
+            self.settle(int(answer[0].split(None, 1)[0]))
         self.begun = True
         if self.client is not None or self.together is not None:
             secure = self.given.get("wsgi.url_scheme") == "https"
-            headers = [*headers, *(("Set-Cookie", cookie) for cookie in self.set_cookies(secure=secure))]
-        self.write = self.start_response(status, headers, *self.withheld[2:])
+            cookies = [("Set-Cookie", cookie) for cookie in self.set_cookies(secure=secure)]
+            answer = (answer[0], [*answer[1], *cookies], *answer[2:])
+        self.write = self.start_response(*answer)
         self.withheld = ()  # exc_info must not be kept
 
     def refuse(self, error: BaseException) -> list[bytes] | None:

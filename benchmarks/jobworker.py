@@ -63,7 +63,7 @@ def celery(broker: str, queue: str) -> None:
     from tenure.jobs.celery import install
 
     app = Celery("bench", broker=broker)
-    app.conf.update(task_default_queue=queue, task_acks_late=True, task_reject_on_worker_lost=True)
+    app.conf.update(task_default_queue=queue, task_acks_late=True, task_reject_on_worker_lost=True, worker_prefetch_multiplier=0)
     if KIND == "tenure":
         install(app, db)
     app.task(job, name="job")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+from types import FunctionType
 from typing import Any
 
 from rq.job import Job
@@ -22,6 +24,11 @@ def unit_job(database: Database) -> type[Job]:
     """
     job.check(database, Database, "unit_job(…)")
 
+    def carried(function: Any, name: str) -> Any:
+        return job.apart(database, job.in_unit(database, function, name))
+
+    remembered = lru_cache(maxsize=1024)(carried)  # decorating takes longer than a unit, and RQ asks for each run, twice
+
     class UnitJob(Job):
         """A job whose function has a unit around it. What is stored in Redis is as ever."""
 
@@ -37,6 +44,9 @@ def unit_job(database: Database) -> type[Job]:
         def func(self) -> Any:
             """The function, as this job runs it."""
             function: Any = super().func
-            return function and job.apart(database, job.in_unit(database, function, str(self.func_name)))
+            if function is None:
+                return None
+            known = remembered if isinstance(function, FunctionType) else carried  # what else there is may not be hashable
+            return known(function, str(self.func_name))
 
     return UnitJob

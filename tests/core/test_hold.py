@@ -429,6 +429,37 @@ async def test_closed_streams_give_their_connection_back(few):
         assert few.out() == 1
 
 
+READERS = {
+    "rows": lambda session, stream: session.stream(stream),
+    "scalars": lambda session, stream: session.scalars(stream),
+    "columns": lambda session, stream: session.stream(select(User.id).order_by(User.id).execution_options(yield_per=5)),
+}
+
+
+@pytest.mark.parametrize("reader", READERS)
+async def test_streams_read_to_their_end_give_their_connection_back(few, reader):
+    """R33, R34: a stream that was read to its end and not closed is over as well; one of which a row is missing is not."""
+    await fill(few, 20)
+    late = few.driver == "sqlite"
+    stream = BY_ID.execution_options(yield_per=5)
+    if few.is_async and reader == "scalars":
+        pytest.skip("AsyncSession.scalars() takes no streams")
+    async with few.unit() as session:
+        rows = await READERS[reader](session, stream)
+        if reader == "scalars":
+            for _ in range(20):
+                next(rows)
+            assert next(rows, None) is None
+        else:
+            for _ in range(20):
+                assert await rows.fetchone() is not None
+            assert few.out() == 1
+            assert await rows.fetchone() is None
+        assert not getattr(rows, "raw", rows).closed
+        assert await session.scalar(select(func.count(User.id))) == 20
+        assert few.out() == late
+
+
 ALWAYS = {
     "engine": {"execution_options": {"stream_results": True}},
     "session": {"session_options": {"execution_options": {"yield_per": 5}}},

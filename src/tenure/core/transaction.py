@@ -12,7 +12,7 @@ from tenure import callsite
 from tenure.callsite import words
 from tenure.core import detached
 from tenure.core.current import found_at, innermost_open
-from tenure.core.hold import streams
+from tenure.core.hold import has_more_rows, streams
 from tenure.core.plan import Outcome, became, drive
 from tenure.core.readonly import ReadOnlySession
 from tenure.engines.ledger import Lease
@@ -218,7 +218,7 @@ class TransactionSession(ReadOnlySession):
 
     def _streaming(self) -> bool:
         """Whether rows of an earlier statement are still to be fetched, as far as their results tell."""
-        return any(not result.closed for result in self._streamed or ())
+        return any(has_more_rows(result) for result in self._streamed or ())
 
     def nothing_to_commit(self) -> bool:
         """Whether a commit would do nothing and nobody but this module would be told: only plain reads ran. Saves 14 % of one."""

@@ -10,7 +10,6 @@ from typing import Any, Final
 
 from sqlalchemy.util.concurrency import in_greenlet
 
-
 HOST: Final = object()  # in place of who works: a host that will end the unit, whoever has worked in it and is gone by then
 
 

@@ -131,10 +131,6 @@ class LoopRequest(Request):
             self.unit.door.kept_by(workers.HOST)
         task.add_done_callback(self._finish_after)
 
-    def is_alive(self) -> bool:
-        """As its own worker a request has not ended: it is still to be finished."""
-        return True
-
     def _finish_after(self, task: asyncio.Task[Any]) -> None:
         error = None if task.cancelled() else task.exception()
         ending = task.get_loop().create_task(self.finish(error))

@@ -231,7 +231,7 @@ async def test_the_lock_takes_no_connection_of_the_pool(make_face, name, told):
     assert "session" not in target.__wrapped__.__signature__.parameters
     await settle(target())
     await settle(target())
-    assert [Path(event.site[0].co_filename).name for event in told.of(JobSkipped)] == ["face.py"]  # which wrote the function
+    assert [Path(event.site[0].co_filename).name for event in told.of(JobSkipped)] == ["test_once.py"]
     assert (outside(face, sa.select(User.name)), face.db.status().in_use) == ([name[:50]], 0)
 
 

@@ -10,7 +10,7 @@ class Host(NamedTuple):
 
     title: str
     server: str
-    kind: Literal["wsgi", "asgi", "aiohttp"]
+    kind: Literal["wsgi", "asgi", "aiohttp", "sanic"]
 
 
 DEFAULT = "webpy"
@@ -26,5 +26,6 @@ HOSTS = {
     "quart": Host("Quart", "hypercorn", "asgi"),
     "litestar": Host("Litestar", "uvicorn", "asgi"),
     "aiohttp": Host("aiohttp", "its own", "aiohttp"),
+    "sanic": Host("Sanic", "its own", "sanic"),
     "asgi": Host("ASGI", "uvicorn", "asgi"),
 }

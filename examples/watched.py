@@ -44,7 +44,15 @@ def aiohttp(app: Any) -> Any:
     return app
 
 
-AROUND = {"wsgi": wsgi, "asgi": asgi, "aiohttp": aiohttp}
+def sanic(app: Any) -> Any:
+    async def watched(request: Any) -> None:
+        act.set(request.headers.get("X-Act"))
+
+    app.on_request(watched)
+    return app
+
+
+AROUND = {"wsgi": wsgi, "asgi": asgi, "aiohttp": aiohttp, "sanic": sanic}
 
 
 def main(host: str) -> None:

@@ -91,6 +91,15 @@ def aiohttp(app: Any) -> None:
         web.run_app(app, sock=listening, print=lambda _: print(address, flush=True), access_log=None, shutdown_timeout=GRACE / 2)
 
 
+def sanic(app: Any) -> None:
+    """An application of Sanic on its own server, in this process. Its listeners open and close the shop."""
+    with _listening() as listening:
+        address = _address(listening)
+        app.after_server_start(lambda _app: print(address, flush=True))
+        app.config.update(GRACEFUL_SHUTDOWN_TIMEOUT=GRACE / 2)
+        app.run(sock=listening, single_process=True, motd=False, access_log=False)
+
+
 def _listening() -> socket.socket:
     return socket.create_server(("127.0.0.1", port()), backlog=WAITING)
 

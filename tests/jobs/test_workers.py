@@ -51,7 +51,7 @@ class RQ:
         self._queue = rq.Queue(queue, connection=self._redis)
 
     def send(self, name, *args):
-        self._queue.enqueue(f"jobs.workers.body.{name}", *args, retry=rq.Retry(max=2))
+        self._queue.enqueue(f"jobs.workers.body.{name}", *args, retry=rq.Retry(max=2), result_ttl=0, failure_ttl=60)
 
     def close(self):
         self._queue.delete(delete_jobs=True)

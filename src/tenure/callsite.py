@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import sysconfig
 from collections.abc import Callable
 from types import CodeType, FrameType, TracebackType
 from typing import Any, TypeAlias
@@ -17,15 +18,21 @@ _LIBRARY = tuple(
     os.path.dirname(os.path.abspath(path)) + os.sep for path in (__file__, str(sqlalchemy.__file__), str(contextlib.__file__))
 )
 _INSTALLED = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
+_COMMANDS = sysconfig.get_path("scripts") + os.sep  # `uvicorn`, `celery`: written by the installer, without ".py"
+_BOUNDARIES = os.path.join(_LIBRARY[0], "web", "")
 
 # Whose line a file's lines are, remembered by file name: 0 the user's, 1 an installed package's, 2 tenure's, SQLAlchemy's
-# or the standard library's. One entry a source file, so it does not grow with use.
+# or the standard library's, 3 a web boundary's. One entry a source file, so it does not grow with use.
 _RANKS: dict[str, int] = {}
 
 
 def _rank(filename: str) -> int:
-    if any(part in filename for part in _INSTALLED):
+    if filename.startswith(_BOUNDARIES):
+        rank = 3
+    elif any(part in filename for part in _INSTALLED):
         rank = 2 if filename.startswith(_LIBRARY[:2]) else 1
+    elif filename.startswith(_COMMANDS) and not filename.endswith(".py"):
+        rank = 1
     else:
         rank = 2 if filename.startswith((*_LIBRARY, "<frozen", "<sqlalchemy")) else 0
     _RANKS[filename] = rank
@@ -63,7 +70,10 @@ def greenlet_finder() -> Callable[[], Any] | None:
 
 
 def of_frame(frame: FrameType | None) -> Site | None:
-    """The user's line at or above *frame*."""
+    """The user's line at or above *frame*.
+
+    Beyond the boundary of a web request is the server: no line there, as that of ``uvicorn.run(app)``, is one of the request.
+    """
     second: Site | None = None
     bridge: Any = None
     while True:
@@ -76,6 +86,8 @@ def of_frame(frame: FrameType | None) -> Site | None:
                 return code, frame.f_lineno or code.co_firstlineno
             if rank == 1 and second is None:
                 second = (code, frame.f_lineno or code.co_firstlineno)
+            if rank == 3 and second is not None:
+                return second
             frame = frame.f_back
         greenlets = greenlet_finder()
         if greenlets is None:

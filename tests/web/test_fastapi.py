@@ -9,7 +9,8 @@ from sqlalchemy import func, select, text
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
-from tenure.core.events import WorkLost
+from tenure import callsite
+from tenure.core.events import UnitClosed, WorkLost
 from tenure.exceptions import BadOption, NoUnit, UnitEnded
 from tenure.web.fastapi import UnitMiddleware, session_of
 
@@ -89,6 +90,23 @@ def test_the_dependency(face, app, stored):
 
     assert during(face, app, lambda: fetch(app, "/", "POST")) == (201, {"same": True, "count": 1})
     assert stored() == ["in the dependency"]
+
+
+@pytest.mark.parametrize("first", ["add", "read"])
+def test_the_line_of_a_request_is_one_of_its_endpoint(face, app, told, first):
+    """R50: FastAPI asks for the session and passes it on, so its unit's line is that at which the endpoint uses it first."""
+    given = app.given
+
+    async def endpoint(session: given):
+        session.add(User(name="ada")) if first == "add" else await count(session)
+        await settle(session.execute(text("SELECT 1")))
+
+    app.post("/")(written_for(face, endpoint))
+    during(face, app, lambda: fetch(app, "/", "POST"))
+
+    (closed,) = told.of(UnitClosed)
+    line = endpoint.__code__.co_firstlineno + 1 if first == "add" else count.__code__.co_firstlineno + 1
+    assert callsite.words(closed.site) == f"test_fastapi.py:{line}"
 
 
 def test_background_tasks(face, app, stored):

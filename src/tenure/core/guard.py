@@ -83,6 +83,13 @@ class GuardedSession(TimedSession):
         """Raise unless the code that calls may use the session."""
         self._check()
 
+    def _touch(self) -> None:
+        """It is used for the first time. Where a framework asked for it, to pass it on, that is the first line of the user's."""
+        self.touched = True
+        unit = self._unit
+        if not callsite.is_users(unit.site) and callsite.is_users(site := callsite.here(3)):
+            unit.site = site
+
     def _enter(self, operation: str) -> None:
         me = self._identity()
         if not self._lock.acquire(blocking=False):
@@ -101,7 +108,8 @@ class GuardedSession(TimedSession):
             self._lock.release()
             raise
         self._turn, self._operation, self._depth = me, operation, 1
-        self.touched = True
+        if not self.touched:
+            self._touch()
         if self._owner_turn is None or self._owner_turn() is not me:
             self._owner_turn, self._owner = weakref.ref(me), self._worker()
         self._since, before, self._site = time.monotonic(), self._site, site

@@ -168,12 +168,14 @@ class UnitSession(TransactionSession):
 
     def add(self, *args: Any, **kw: Any) -> None:
         self._check()
-        self.touched = True
+        if not self.touched:
+            self._touch()
         super().add(*args, **kw)
 
     def add_all(self, instances: Iterable[object]) -> None:
         self._check()
-        self.touched = True
+        if not self.touched:
+            self._touch()
         super().add_all(instances)
 
     def query(self, *args: Any, **kw: Any) -> Any:

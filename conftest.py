@@ -22,6 +22,9 @@ def _begin(namespace: dict[str, Any]) -> None:
     folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="tenure-docs-"))
     stack.enter_context(contextlib.chdir(folder))
     stack.callback(logging.getLogger("tenure").setLevel, logging.NOTSET)
+    root = logging.getLogger()
+    stack.callback(setattr, root, "handlers", root.handlers[:])  # Litestar sets up the whole program's logging
+    stack.callback(root.setLevel, root.level)
     # Frameworks that look into annotations do so by way of a function's module.
     namespace["__name__"] = "documented"
     sys.modules["documented"] = types.ModuleType("documented")

@@ -7,6 +7,7 @@ is left again before ``execute()`` returns. Whatever cannot be sent in a pipelin
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
@@ -77,8 +78,9 @@ def _begun(opening: Opening, connection: psycopg.Connection[Any]) -> Generator[N
     if not connection.autocommit:
         connection.autocommit = True  # or psycopg would begin one as well; nothing is sent for it
     autocommit.note(opening.info)
-    pipeline = None
+    pipeline = stopped = None
     said: list[Any] = []
+    handled = sys.exception()
     try:
         with connection.pipeline() as pipeline:
             for query, params in opening.statements(connection):
@@ -88,7 +90,22 @@ def _begun(opening: Opening, connection: psycopg.Connection[Any]) -> Generator[N
     except BaseException as error:
         if opening.failed(connection, error, pipeline, said):
             connection.close()
-        raise
+            if pipeline is not None:
+                pipeline.result_queue.clear()  # as in failed()
+            stopped = _hidden(error, handled)
+        if stopped is None:
+            raise
+    if stopped is not None:
+        raise stopped
+
+
+def _hidden(error: BaseException, handled: BaseException | None) -> BaseException | None:
+    """What stopped the wait for an answer, as gevent's Timeout, Celery's soft time limit or an error of a signal's handler, where psycopg
+    raises in its place that the pipeline cannot be left. *handled* was being handled when the statement was sent.
+    """
+    found = error.__context__
+    own = isinstance(error, psycopg.OperationalError) and error.sqlstate is None
+    return found if own and found is not handled and not isinstance(found, (psycopg.Error, OSError)) else None
 
 
 class Cursor(psycopg.Cursor[Any]):

@@ -42,7 +42,7 @@ class OnLitestar(Host):
 
 async def _threads():
     """The loop's own are as few as processors."""
-    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(40))
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(100))
 
 
 def _handler(face, path, probe):

@@ -39,7 +39,7 @@ class OnQuart(Host):
 
         @app.before_serving
         async def threads():  # the loop's own are as few as processors
-            asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(40))
+            asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(100))
 
         for path in probes:
             app.add_url_rule(path, path, page if face.is_async else lambda: drive(page()), methods=["GET", "POST"])

@@ -272,7 +272,7 @@ def test_bad_registrations(make_face):
     """R51: what is wrong is said where the middleware is made; the rest aiohttp says itself."""
     face = make_face()
     app = application(face)
-    with pytest.raises(BadOption, match="Application is not a BaseDatabase"):
+    with pytest.raises(BadOption, match="Application is not a Database or AsyncDatabase"):
         middleware(app)
     app.freeze()
     with pytest.raises(RuntimeError, match="frozen"):

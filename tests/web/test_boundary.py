@@ -781,12 +781,19 @@ def test_bad_options(face, arguments, said):
 
 
 @alone
+def test_a_rule_that_does_not_exist_is_refused(make_face):
+    """R14: a misspelt rule is named with those that there are, and not taken for none."""
+    face = make_face()
+    with pytest.raises(BadOption, match=r"comit=…: there is no such rule\. The rules are commit, commit_if, position_cookie"):
+        Boundary(face.db, comit="explicit")
+
+
 def test_the_wrong_database(face):
     """R50: something else than a `Database` is refused by name."""
     for wrong in (face.db.engine, None, face.db.unit, "sqlite://"):
         with pytest.raises(BadOption, match=f"{type(wrong).__name__} is not a Database"):
             BlockingBoundary(wrong)
-        with pytest.raises(BadOption, match=f"{type(wrong).__name__} is not a BaseDatabase"):
+        with pytest.raises(BadOption, match=f"{type(wrong).__name__} is not a Database or AsyncDatabase"):
             Boundary(wrong)
 
 

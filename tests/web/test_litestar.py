@@ -312,7 +312,7 @@ def test_bad_registrations(make_face):
     for twice in ([plugin, plugin], [plugin, TenurePlugin(face.db, session_name="other")]):
         with pytest.raises(BadOption, match="registered with 'main' twice"):
             application(face, plugins=twice)
-    with pytest.raises(BadOption, match="Litestar is not a BaseDatabase"):
+    with pytest.raises(BadOption, match="Litestar is not a Database or AsyncDatabase"):
         TenurePlugin(application(face))
     with pytest.raises(BadOption, match="session_name='db-session'"):
         TenurePlugin(face.db, session_name="db-session")

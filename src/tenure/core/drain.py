@@ -109,7 +109,7 @@ def _end(stuck: list[BaseUnit[Any]], pause: Callable[[float], None]) -> None:
     try:
         while left := [(unit, door) for unit, door in doors if not unit.ended]:
             # Those that wait for a connection first, or they would be given those of the others.
-            for unit, door in sorted(left, key=lambda one: one[1] is not None and one[1].keeps_connection):
+            for unit, door in sorted(left, key=lambda one: one[1] is not None and one[1].holds_connection):
                 if door is not None:
                     door.cut_short()
                 elif not unit.ending:  # it has no session, so there is nothing to undo

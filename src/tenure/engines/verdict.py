@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from tenure.engines.gate import Gate
 
 _LISTED: Final = 20  # holders that an error lists one by one
+_IDLE: Final = 0.1  # seconds without a statement, while others wait, that are more than the time between two of them
 
 # What may be the matter, the one that explains most first where two are as frequent, and the remedy.
 REMEDIES: Final = {
@@ -124,7 +125,7 @@ def _examine(gate: Gate, asking: Lease, waited: float) -> list[_Held]:
     starving = {id(workers.alive(one.holding().worker)) for one in (*waiting, asking.holder()) if one is not None}
     leases = sorted(gate.ledger.leases(), key=lambda one: one.since)
     held = [(lease, one, one.holding()) for lease in leases if (one := lease.holder()) is not None]
-    stuck, patience = _stuck(gate, asking), min(1.0, waited / 2)
+    stuck, patience = _stuck(gate, asking), min(_IDLE, waited / 2)
     locks = any(not one.running and one.idle > patience and lease.pinned for lease, _, one in held)
 
     def kind(lease: Lease, holder: Holder, one: Holding) -> str:

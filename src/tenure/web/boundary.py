@@ -31,6 +31,15 @@ class Rules(TypedDict, total=False):
     settings: Ask[Mapping[str, Any] | None]
 
 
+def _wrong_kind(database: object) -> str:
+    kind = type(database).__name__
+    if isinstance(database, BaseDatabase):
+        return (
+            f"{kind} is not a Database: it needs an event loop, which this host has not. Give a Database on a driver that blocks."
+        )
+    return f"{kind} is not a Database or AsyncDatabase. Give the one whose units the requests are to be."
+
+
 class Boundary:
     """What one application has decided about its requests.
 
@@ -47,7 +56,7 @@ class Boundary:
         settings: ``SET LOCAL`` for each transaction of the unit. Default: none.
 
     Raises:
-        BadOption: An argument has a wrong type or value.
+        BadOption: An argument is unknown, or has a wrong type or value.
 
     """
 
@@ -63,11 +72,12 @@ class Boundary:
         readonly: Ask[bool | None] = None,
         timeout: Ask[float | None] = None,
         settings: Ask[Mapping[str, Any] | None] = None,
+        **unknown: object,
     ) -> None:
+        if unknown:
+            raise BadOption(f"{min(unknown)}=…: there is no such rule. The rules are {', '.join(sorted(Rules.__annotations__))}.")
         if not isinstance(database, self.serves):
-            raise BadOption(
-                f"{type(database).__name__} is not a {self.serves.__name__}. Give the one whose units the requests are to be."
-            )
+            raise BadOption(_wrong_kind(database))
         if database.supply.closed:
             raise BadOption(f"{database.name!r} is closed. Give the requests one that is open.")
         if commit not in get_args(Commit):

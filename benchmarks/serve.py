@@ -24,13 +24,13 @@ def flask_app(way: str, url: str, pool: int, work: float) -> Any:
     from flask_sqlalchemy import SQLAlchemy
 
     from tenure import Database
-    from tenure.web.wsgi import UnitMiddleware
+    from tenure.web.flask import Tenure
 
     options = {"pool_size": pool, "max_overflow": 0}
     app = Flask("benchmark")
     if way == "tenure":
         db: Any = Database(url, **options)
-        app.wsgi_app = UnitMiddleware(app.wsgi_app, db)  # type: ignore[method-assign]
+        Tenure(app, db)
     else:
         app.config.update(SQLALCHEMY_DATABASE_URI=make_url(url), SQLALCHEMY_ENGINE_OPTIONS=options)
         db = SQLAlchemy(app)
@@ -52,21 +52,22 @@ def fastapi_app(way: str, url: str, pool: int, work: float) -> Any:
     from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
     from tenure import AsyncDatabase
+    from tenure.web.fastapi import UnitMiddleware
+    from tenure.web.fastapi import session_of as tenures
 
     options = {"pool_size": pool, "max_overflow": 0}
     db = AsyncDatabase(url, **options)
     engine = create_async_engine(url, **options)
-
-    async def tenures() -> AsyncIterator[Any]:
-        async with db.unit() as session:
-            yield session
 
     async def usual() -> AsyncIterator[Any]:
         async with AsyncSession(engine) as session:
             yield session
 
     app = FastAPI()
-    session_of = Depends(tenures if way == "tenure" else usual)
+    session_of = Depends(usual)
+    if way == "tenure":
+        app.add_middleware(UnitMiddleware, db)
+        session_of = Depends(tenures(db))
 
     @app.get("/")
     async def read(session: Any = session_of) -> str:

@@ -157,37 +157,6 @@ async def test_interrupted_in_the_pipeline(one, monkeypatch, thrown, stuck):
     assert stored(one) == ["bob"]
 
 
-@only_blocking
-@pytest.mark.parametrize("kind", [BaseException, Exception])
-async def test_who_stops_the_wait_for_an_answer_sees_his_own_error(one, monkeypatch, kind):
-    """R29: gevent's Timeout, or a soft time limit of Celery's, in the first statement is raised as itself; its connection is discarded."""
-    wait, leaving = psycopg.Connection.wait, []
-
-    class Stopped(kind): ...
-
-    def stopped(self, awaited, *args, **kw):
-        if awaited.__name__ != "_exit_gen":
-            return wait(self, awaited, *args, **kw)
-        leaving.append(awaited)
-        state = next(awaited)
-        while state != psycopg.waiting.Wait.R:  # until all is sent
-            state = awaited.send(psycopg.waiting.Ready.W)
-        raise Stopped
-
-    with monkeypatch.context() as patch:
-        patch.setattr(psycopg.Connection, "wait", stopped)
-        with pytest.raises(Stopped) as raised:
-            try:
-                raise LookupError
-            except LookupError:
-                async with one.unit() as session:
-                    await session.execute(sa.insert(User).values(name="eve", balance=0))
-    assert isinstance(raised.value.__context__, LookupError)  # as if psycopg had said nothing
-
-    assert (one.out(), stored(one)) == (0, [])
-    await is_clean(one)
-
-
 @pytest.mark.parametrize("reached", [False, True], ids=["before the server", "after the server"])
 async def test_the_line_is_cut_as_it_begins(make_face, proxy, reached):
     """R38: a connection that is lost with BEGIN is told as lost and replaced, and nothing of the transaction is stored."""

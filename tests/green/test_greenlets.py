@@ -119,6 +119,42 @@ def _keep_alive(port):
     client.close()
 
 
+STOPPED = """
+import sys
+from gevent import monkey; monkey.patch_all()
+import gevent
+from sqlalchemy import text
+from tenure import Database
+from tenure.engines import pipeline
+
+pipeline.pays = lambda driver: True  # on a unix socket, too
+db = Database(sys.argv[2], pool_size=1, max_overflow=0)
+
+@db.unit
+def slow(session, name):
+    session.execute(text("INSERT INTO users (name, balance) SELECT :name, 0 FROM pg_sleep(20)"), {"name": name})
+
+try:
+    with gevent.Timeout(0.2):
+        slow("eve")
+except gevent.Timeout as error:
+    print(error.tenure_outcome.value)
+with db.unit() as session:
+    print(session.scalar(text("SELECT count(*) FROM users")), db.status().in_use)
+db.close()
+"""
+
+
+@pytest.mark.parametrize("library", ["gevent"])
+def test_a_timeout_in_the_first_statement_is_a_timeout(begin, library, tmp_path):
+    """R29: gevent's Timeout while the answer to BEGIN and the first statement is awaited is raised as itself; the unit is rolled back."""
+    program = tmp_path / "program.py"
+    program.write_text(STOPPED)
+    out, err = begin(program, "psycopg").communicate(timeout=60)
+
+    assert out.split("\n")[:2] == ["rolled back", "0 1"], err
+
+
 UNPATCHED = """
 import logging, sys
 logging.basicConfig()

@@ -261,3 +261,14 @@ async def test_who_holds_the_lock_is_named(make_face):
     async with face.unit() as session:
         session.add(User(name="third"))
     assert face.out() == 0
+
+
+def test_a_folder_that_is_not_there(tmp_path):
+    """R50: the error of a file that cannot be opened has a note with what to look for, and nothing about a server."""
+    db = Database(f"sqlite:///{tmp_path}/missing/app.db")
+    with pytest.raises(sa.exc.OperationalError) as caught, db.unit() as session:
+        session.execute(text("SELECT 1"))
+    db.close()
+
+    (note,) = [one for one in caught.value.__notes__ if "could be made" in one]
+    assert note.endswith("Nothing was stored. Check that the folder is there and may be written and that the URL names it.")

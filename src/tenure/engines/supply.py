@@ -212,9 +212,10 @@ class Supply:
             else:
                 lease = self.gate.take(engine, holder)
         except (DBAPIError, OSError) as error:  # asyncpg lets an OSError through as it is
+            check = "the server runs" if self.has_link else "the folder is there and may be written"
             error.add_note(
                 f"tenure: no connection of {self.name!r} could be made to {shown(engine.url)}."
-                " Nothing was stored. Check that the server runs and that the URL names it."
+                f" Nothing was stored. Check that {check} and that the URL names it."
             )
             raise
         # Not the view of it that has our options: the user knows and compares the engine, and SQLAlchemy finds a transaction's

@@ -212,7 +212,9 @@ class Gate:
                     connection.invalidate()  # the old pool would not close it
                 connection.close()
             finally:
-                if connection.closed:  # else an interruption has cut it off, and a sweep is to find it
+                # Else an interruption has cut it off, and a sweep is to find it. Without a place the pool has it back, whatever
+                # the connection says: that of SQLAlchemy 2.0 stays open when its close() is cancelled.
+                if connection.closed or lease.place is None:
                     self.ledger.leave(lease)
 
     def park(self, lease: Lease) -> bool:

@@ -350,7 +350,6 @@ app = UnitMiddleware(page, db)
 @pytest.mark.parametrize("program", ["psycopg"], indirect=True)
 def test_gunicorn_with_a_preloaded_application(program, tmp_path):
     """R30: two workers of gunicorn, forked from a master that has used the database, have backends of their own; none is left."""
-    pytest.importorskip("gunicorn")
     from support.http import fetch
 
     (tmp_path / "shop.py").write_text(GUNICORN)

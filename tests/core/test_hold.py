@@ -1098,7 +1098,6 @@ async def test_sqlite_reads_take_no_lock(auto):
 
 def test_psycopg2(watch):
     """R33: psycopg2 is held by the same rule: rows in memory, reads given back, streams and writes pinned."""
-    pytest.importorskip("psycopg2")
     servers.clean("psycopg")
     face = watch(tenure.Database(servers.url("psycopg").set(drivername="postgresql+psycopg2"), **FEW))
     face.run(fill(face))
@@ -1125,7 +1124,6 @@ def test_psycopg2(watch):
 
 def test_psycopg2_with_server_side_cursors(watch):
     """R33: an engine of psycopg2 whose every cursor is the server's is held by SQLAlchemy's rule."""
-    pytest.importorskip("psycopg2")
     servers.clean("psycopg")
     address = servers.url("psycopg").set(drivername="postgresql+psycopg2")
     face = watch(tenure.Database(address))

@@ -275,7 +275,7 @@ async def test_child_tasks_use_their_parents_unit_in_turn(face):
 @pytest.mark.faces("async")
 async def test_task_groups_of_anyio(face):
     """R28: units in anyio's task groups commit each on its own; a scope that is cancelled rolls back what was open in it."""
-    anyio = pytest.importorskip("anyio")
+    import anyio
 
     async def add(name, *, waits=False):
         async with face.unit() as session:
@@ -321,8 +321,6 @@ except Exception as error:
 
 def test_trio_is_refused(tmp_path):
     """R28: on trio's loop, which SQLAlchemy does not know, a unit says so at its line, and leaves nothing open."""
-    pytest.importorskip("trio")
-    pytest.importorskip("aiosqlite")
     file = tmp_path / "program.py"
     file.write_text(TRIO)
     ran = subprocess.run(

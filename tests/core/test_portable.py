@@ -97,7 +97,6 @@ def test_what_another_process_could_not_open(make, says):
 
 def test_the_password_is_in_the_pickle_and_nowhere_else(tmp_path):
     """R30, R58: another process needs the password, so it goes along; no text shows it."""
-    pytest.importorskip("psycopg")
     db = Database("postgresql+psycopg://app:s3cret@127.0.0.1:1/shop")
     try:
         sent = pickle.dumps(db)
@@ -109,7 +108,6 @@ def test_the_password_is_in_the_pickle_and_nowhere_else(tmp_path):
 
 def test_the_asynchronous_face(tmp_path):
     """R30: `AsyncDatabase` goes by the same rules."""
-    pytest.importorskip("aiosqlite")
     db = AsyncDatabase(f"sqlite+aiosqlite:///{tmp_path}/app.db", name="shop", finish_within=3.0)
     _, (_, kind, args, options) = db.__reduce__()
 

@@ -26,7 +26,7 @@ BOTH = {"PSYCOPG_WAIT_FUNC": "wait_selector"}  # psycopg looks for gevent's patc
 def begin(library, tmp_path):
     """``begin(program, driver)`` starts a program under *library*; the address of its empty database is ``begin.url``."""
     if importlib.util.find_spec(library) is None:  # not by importing it: eventlet then warns of every fork of this process
-        pytest.skip(f"{library} is not installed. Install the dependency group 'test'.")
+        (pytest.fail if servers.required() else pytest.skip)(f"{library} is not installed. Install the dependency group 'test'.")
     started = []
 
     def start(program, driver, **environment):

@@ -10,6 +10,7 @@ from sqlalchemy import event
 
 from tenure.core import events
 from tenure.core.plan import Outcome
+from tenure.core.session import UnitSession
 from tenure.exceptions import NoUnit, RollbackOnly, UnitEnded
 
 from support.models import Pledge, User
@@ -606,4 +607,26 @@ async def test_an_explicit_transaction(face):
         session.add(User(name="eve"))
 
     assert stored(face) == ["ada", "eve"]
+    assert face.out() == 0
+
+
+@pytest.mark.drivers("sqlite", "aiosqlite")
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+async def test_a_failed_close_is_that_units_own(face, told, monkeypatch, error):
+    """R1: when closing one unit fails or is interrupted, those that follow neither report it again nor raise it."""
+    close = UnitSession.close
+
+    def failing(session):
+        close(session)
+        raise error("closing")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(UnitSession, "close", failing)
+        with suppress(KeyboardInterrupt):
+            async with face.unit() as session:
+                await session.scalars(sa.select(User))
+    async with face.unit() as session:
+        await session.scalars(sa.select(User))
+
+    assert len([one for one in told if isinstance(one, events.EndTroubled)]) == (error is RuntimeError)
     assert face.out() == 0

@@ -49,9 +49,9 @@ class Opening(enum.Enum):
     UNEXPECTED = "refused: there is a unit around it"
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the end of a unit came to.
+    """What the end of a unit came to. Frozen: many units share those of the common ends.
 
     Attributes:
         outcome: What is known about the unit's work.
@@ -145,9 +145,9 @@ def settle(body: BaseException | None, facts: Facts, keep: Step = Step.COMMIT, u
             annotate(failed, "tenure: this was raised after the COMMIT, which stands.")
             return Verdict(_kept(facts), failed)
         verdict = yield from became(failed, facts)
-        if verdict.error is not None:
-            verdict.error = yield from _undone(verdict.error, undo)
-        return verdict
+        if verdict.error is None:
+            return verdict
+        return Verdict(verdict.outcome, (yield from _undone(verdict.error, undo)))
     return Verdict(_kept(facts))
 
 
@@ -176,12 +176,16 @@ def end(body: BaseException | None, facts: Facts, settled: Verdict | None = None
     verdict = (yield from settle(body, facts)) if settled is None else settled
     try:
         yield Step.CLOSE
-    except BaseException as failed:  # the outcome is known: closing late must not hide it
-        if isinstance(failed, Exception):
-            verdict.trouble = failed
-        else:
-            verdict.error = failed
+    except BaseException as failed:
+        return unclosed(verdict, failed)
     return verdict
+
+
+def unclosed(verdict: Verdict, failed: BaseException) -> Verdict:
+    """What a unit of *verdict* came to when closing its session raised *failed*: the outcome is known, and closing must not hide it."""
+    if isinstance(failed, Exception):
+        return Verdict(verdict.outcome, verdict.error, failed)
+    return Verdict(verdict.outcome, failed, verdict.trouble)
 
 
 def _kept(facts: Facts) -> Outcome:

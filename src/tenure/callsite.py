@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import inspect
 import os
 import sys
 import sysconfig
@@ -17,18 +19,22 @@ Site: TypeAlias = tuple[CodeType, int]
 _LIBRARY = tuple(
     os.path.dirname(os.path.abspath(path)) + os.sep for path in (__file__, str(sqlalchemy.__file__), str(contextlib.__file__))
 )
+_DECORATORS = 32  # above one function; more of them are a circle
 _INSTALLED = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
 _COMMANDS = sysconfig.get_path("scripts") + os.sep  # `uvicorn`, `celery`: written by the installer, without ".py"
 _BOUNDARIES = os.path.join(_LIBRARY[0], "web", "")
+_LOOPS = tuple(os.path.join(_LIBRARY[2], "asyncio", name) for name in ("base_events.py", "events.py", "runners.py"))
 
 # Whose line a file's lines are, remembered by file name: 0 the user's, 1 an installed package's, 2 tenure's, SQLAlchemy's
-# or the standard library's, 3 a web boundary's. One entry a source file, so it does not grow with use.
+# or the standard library's, 3 a web boundary's, 4 an event loop's. One entry a source file, so it does not grow with use.
 _RANKS: dict[str, int] = {}
 
 
 def _rank(filename: str) -> int:
     if filename.startswith(_BOUNDARIES):
         rank = 3
+    elif filename in _LOOPS:
+        rank = 4
     elif any(part in filename for part in _INSTALLED):
         rank = 2 if filename.startswith(_LIBRARY[:2]) else 1
     elif filename.startswith(_COMMANDS) and not filename.endswith(".py"):
@@ -72,7 +78,8 @@ def greenlet_finder() -> Callable[[], Any] | None:
 def of_frame(frame: FrameType | None) -> Site | None:
     """The user's line at or above *frame*.
 
-    Beyond the boundary of a web request is the server: no line there, as that of ``uvicorn.run(app)``, is one of the request.
+    Beyond the boundary of a web request is the server: no line there, as that of ``uvicorn.run(app)``, is one of the request. Beyond
+    an event loop is whoever runs it: ``asyncio.run(main())`` is not where a task works.
     """
     second: Site | None = None
     bridge: Any = None
@@ -84,9 +91,9 @@ def of_frame(frame: FrameType | None) -> Site | None:
                 rank = _rank(code.co_filename)
             if rank == 0:
                 return code, frame.f_lineno or code.co_firstlineno
-            if rank == 1 and second is None:
-                second = (code, frame.f_lineno or code.co_firstlineno)
-            if rank == 3 and second is not None:
+            if rank == 1:
+                second = second or (code, frame.f_lineno or code.co_firstlineno)
+            elif rank > 2 and (rank == 4 or second is not None):
                 return second
             frame = frame.f_back
         greenlets = greenlet_finder()
@@ -118,9 +125,9 @@ def _is_generated(frame: FrameType) -> bool:
 
 
 def of_task(task: Any) -> Site | None:
-    """The user's line at which a suspended asyncio task waits: the innermost of its chain of coroutines."""
+    """The user's line at which a suspended asyncio task waits: the innermost of its chain of coroutines. None for what is no task."""
     found: Site | None = None
-    coro = task.get_coro()
+    coro = task.get_coro() if hasattr(task, "get_coro") else None
     while coro is not None:
         frame = getattr(coro, "cr_frame", None) or getattr(coro, "ag_frame", None) or getattr(coro, "gi_frame", None)
         if frame is not None and _is_users(frame.f_code):
@@ -145,9 +152,31 @@ def of_worker(worker: Any) -> Site | None:
     return of_task(worker) if hasattr(worker, "get_coro") else of_thread(worker)
 
 
+def core_of(function: Any) -> Any:
+    """The Python function behind a partial, a bound method or a callable object."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    if inspect.ismethod(function):
+        function = function.__func__
+    if not inspect.isroutine(function) and not isinstance(function, type):
+        call: Any = type(function).__call__ if callable(function) else None  # pyright: ignore[reportUnknownMemberType]
+        function = call if inspect.isfunction(call) else function
+    return function
+
+
+def source_of(function: Any) -> Any:
+    """The function as it was written, behind its decorators as far as they tell (``functools.wraps``)."""
+    for _ in range(_DECORATORS):
+        inner = getattr(function, "__wrapped__", None) or getattr(core_of(function), "__wrapped__", None)
+        if inner is None:
+            break
+        function = inner
+    return core_of(function)
+
+
 def of_function(function: Any) -> Site | None:
-    """Where *function* is defined, if it was written in Python."""
-    code = getattr(function, "__code__", None)
+    """Where *function* was written, if that was in Python."""
+    code = getattr(source_of(function), "__code__", None)
     return (code, code.co_firstlineno) if isinstance(code, CodeType) else None
 
 

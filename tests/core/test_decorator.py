@@ -11,10 +11,10 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session, async_sessionmaker
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
-from tenure import AsyncDatabase, Database
+from tenure import AsyncDatabase, Database, callsite
 from tenure.exceptions import BadOption, ForeignContext, JoinRefused, NoUnit, UnitEnded, UnsupportedCallable
 
-from support.face import SessionFace
+from support.face import SessionFace, settle
 from support.models import User
 from support.probe import line, stored
 
@@ -441,6 +441,79 @@ def test_a_coroutine_that_comes_out_of_a_plain_function(face):
         face.db.unit(hidden)()
 
     assert stored(face) == []
+
+
+class Kept:
+    """A decorator that is an object, as some libraries' are."""
+
+    def __init__(self, function):
+        functools.update_wrapper(self, function)
+
+    def __call__(self, *args):
+        return self.__wrapped__(*args)
+
+
+def again(function):
+    @functools.wraps(function)
+    def inner(*args):
+        return function(*args)
+
+    return inner
+
+
+@sync
+@pytest.mark.parametrize(
+    "decorator", [again, Kept, functools.lru_cache, functools.partial, lambda function: again(Kept(function))]
+)
+def test_the_line_of_a_function_with_other_decorators(face, decorator):
+    """R50: a unit around a function that others have wrapped has the line of the function as it was written."""
+
+    @face.db.unit
+    @decorator
+    def work(session):
+        return session.unit
+
+    written = line(-5)
+
+    unit = work()
+
+    assert callsite.words(unit.site) == written
+
+
+@one
+@pytest.mark.parametrize(
+    ("args", "kwargs", "says"),
+    [
+        ((), {}, "missing a required argument: 'a'"),
+        ((1, 2, 3), {}, "too many positional arguments"),
+        ((1,), {"d": 4}, "got an unexpected keyword argument 'd'"),
+        ((1,), {"a": 1}, "multiple values for argument 'a'"),
+    ],
+)
+async def test_a_call_with_wrong_arguments(face, args, kwargs, says):
+    """R2: the error for wrong arguments speaks of those that the caller gives, not of the session that tenure adds."""
+
+    def add(session, a, b=2, *, c=3): ...
+
+    async def add_later(session, a, b=2, *, c=3): ...
+
+    add_later.__qualname__ = add.__qualname__ = "add"
+
+    with pytest.raises(TypeError) as caught:
+        await settle(face.db.unit(add_later if face.is_async else add)(*args, **kwargs))
+
+    assert str(caught.value) == f"add(a, b=2, *, c=3): {says}"
+
+
+@one
+async def test_a_type_error_of_the_body(face):
+    """R50: a TypeError that the function raises itself is left as it is."""
+
+    async def add(session, a):
+        len(a)
+
+    with pytest.raises(TypeError, match=r"^object of type 'int' has no len\(\)$"):
+        await face.decorated(add)(1)
 
 
 @one

@@ -157,6 +157,49 @@ async def test_gather_over_one_session(face):
     assert sorted(type(one).__name__ for one in results) == ["ConcurrentUse", "ConcurrentUse", "int"]
 
 
+@pytest.mark.drivers("aiosqlite")
+async def test_the_line_of_a_bare_coroutine(face):
+    """R50: a task that runs no code of the user's has the line at which it is waited for, not that of `asyncio.run()`."""
+
+    async def gathered(session):
+        return line(), await asyncio.gather(*[session.scalar(SLOW) for _ in range(2)], return_exceptions=True)
+
+    async def grouped(session):
+        opened = line(2)
+        with pytest.raises(ExceptionGroup) as failed:
+            async with asyncio.TaskGroup() as tasks:
+                for _ in range(2):
+                    tasks.create_task(session.scalar(SLOW))
+        return opened, failed.value.exceptions
+
+    async with face.unit() as session:
+        opened, (value, error) = await gathered(session.raw)
+        assert value == 42
+        assert str(error).count(opened) == 2
+    with suppress(ConcurrentUse):  # by the COMMIT, where the cancelled task is still in its call
+        async with face.unit() as session:
+            opened, (error,) = await grouped(session.raw)
+    assert str(error).count(opened) == 2
+    with pytest.raises(UnitEnded, match=r"was used again in task 'late'\. Later work"):
+        await asyncio.create_task(session.raw.scalar(SLOW), name="late")
+
+
+@pytest.mark.drivers("aiosqlite")
+async def test_the_end_of_a_bare_coroutine(face):
+    """R45: a decorated function that is itself a task has ended where it is written, not at `asyncio.run()`."""
+
+    @face.db.unit
+    async def job(session):
+        kept.append(session)
+        await session.scalar(SLOW)
+
+    kept, written = [], line(-5)
+    await asyncio.gather(job())
+
+    with pytest.raises(UnitEnded, match=re.escape(f"({written}) ended, read only, at {written}, ")):
+        await kept[0].scalar(SLOW)
+
+
 @pytest.mark.drivers("sqlite")
 def test_greenlets_in_one_session(face):
     """R44: two greenlets of one thread in one session overlap too."""

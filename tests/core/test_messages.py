@@ -97,6 +97,7 @@ async def test_a_message_shows_the_users_line_and_its_page(apt, caplog, slug):
     assert slug in headings()
     assert any(line in provoked.lines() for line in lines), said
     assert {file for file, _ in shown} <= {HERE}, said
+    assert "unknown line" not in said
 
 
 def test_no_message_is_provoked_for_nothing():

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 from sqlalchemy.orm import Session
 
 from tenure import callsite
+from tenure.callsite import core_of
 from tenure.core import events, retry
 from tenure.core.current import innermost_open
-from tenure.core.inject import Injection, carry_over, check, core_of, name_of
+from tenure.core.inject import Injection, carry_over, check, name_of
 from tenure.core.options import UnitOptions
 from tenure.core.session import UnitSession
 from tenure.core.unit import BaseUnit
@@ -35,7 +36,7 @@ class Carried:
         self.function = function
         self.options = options
         self.injection = Injection(function, session_class)
-        self.site = callsite.of_function(core_of(function))
+        self.site = callsite.of_function(function)
         self.name = name_of(function)
 
     def under(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[bool, BaseUnit[Any] | None]:
@@ -51,7 +52,13 @@ class Carried:
     def call(self, unit: BaseUnit[Any], given: bool, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Call the function with the unit's session in its place."""
         if not given and self.injection.parameter is not None:
-            args, kwargs = self.injection.place(unit.session, args, kwargs)
+            placed, named = self.injection.place(unit.session, args, kwargs)
+            try:
+                return self.function(*placed, **named)
+            except TypeError as error:
+                if error.__traceback__ is not None and error.__traceback__.tb_next is None:  # it was not even called
+                    self.injection.recount(error, self.name, args, kwargs)
+                raise
         return self.function(*args, **kwargs)
 
     def deadline(self) -> Deadline | None:
@@ -107,9 +114,9 @@ def decorate(database: Database, function: Any, options: UnitOptions, session_cl
                     f"{carried.name!r} returned a coroutine; its unit would end before that runs. Use AsyncDatabase."
                 )
         except BaseException as error:
-            database.leave(unit, error, callsite.here(2))
+            database.leave(unit, error, callsite.here(2) or carried.site)
             raise
-        database.leave(unit, None, callsite.here(2))
+        database.leave(unit, None, callsite.here(2) or carried.site)
         return result
 
     def wrapper(*args: Any, **kwargs: Any) -> Any:
@@ -141,9 +148,9 @@ def adecorate(database: AsyncDatabase, function: Any, options: UnitOptions, sess
         try:
             result = await carried.call(unit, given, args, kwargs)
         except BaseException as error:
-            await database.leave(unit, error, callsite.here(2))
+            await database.leave(unit, error, callsite.here(2) or carried.site)
             raise
-        await database.leave(unit, None, callsite.here(2))
+        await database.leave(unit, None, callsite.here(2) or carried.site)
         return result
 
     async def wrapper(*args: Any, **kwargs: Any) -> Any:
@@ -183,7 +190,7 @@ def fill(database: HasSession, function: Any) -> Any:
     if injection.parameter is None:
         return function
 
-    site = callsite.of_function(core_of(function))
+    site = callsite.of_function(function)
 
     def filled(*args: Any, **kwargs: Any) -> Any:
         if injection.given(args, kwargs) is None:

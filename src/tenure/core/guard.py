@@ -75,9 +75,15 @@ class GuardedSession(TimedSession):
             )
 
     def line(self, depth: int) -> Site | None:
-        """The user's line; while the unit ends that of its end, which is carried out by a task of tenure's own under asyncio."""
+        """The user's line; while the unit ends that of its end, which is carried out by a task of tenure's own under asyncio.
+
+        A task that runs no code of the user's, as in ``gather(session.execute(…), session.execute(…))``, has no line. Then it is where
+        the task that opened the unit waits, for which it works, or where the unit was opened.
+        """
         unit = self._unit
-        return unit.end_site if unit.ending and unit.end_site is not None else callsite.here(depth)
+        if unit.ending and unit.end_site is not None:
+            return unit.end_site
+        return callsite.here(depth) or callsite.of_task(workers.alive(self._opener)) or unit.site
 
     def admit(self) -> None:
         """Raise unless the code that calls may use the session."""
@@ -151,12 +157,12 @@ class GuardedSession(TimedSession):
         if self._unit.ended:  # and is being closed from outside
             self._unit.database.guard(gone(self._unit))
             return
-        first_line = words(self._site)
+        first, second = words(self._site), words(callsite.here(3) or self.line(4))
         ms = (time.monotonic() - self._since) * 1000
         self._unit.database.guard(
             ConcurrentUse(
-                f"{self._who()} began {operation}() at {words(callsite.here(3))} while {workers.describe(self._owner)} is still in"
-                f" {self._operation}() ({first_line}, since {ms:.0f} ms). One session is one conversation: give each its own unit,"
+                f"{self._who()} began {operation}() at {second} while {workers.describe(self._owner)} is still in"
+                f" {self._operation}() ({first}, since {ms:.0f} ms). One session is one conversation: give each its own unit,"
                 f' {"async " if self.is_async else ""}with db.unit(propagation="new").'
             )
         )

@@ -12,23 +12,11 @@ from typing import Any, Union, get_args, get_origin
 
 from sqlalchemy.orm import Session, scoped_session
 
-from tenure.callsite import of_function, words
+from tenure.callsite import core_of, of_function, source_of, words
 from tenure.exceptions import UnsupportedCallable
 
 _SESSION_NAME = re.compile(r"\b(?:Async)?Session\b")
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-
-
-def core_of(function: Any) -> Any:
-    """The Python function behind a partial, a bound method or a callable object."""
-    while isinstance(function, functools.partial):
-        function = function.func
-    if inspect.ismethod(function):
-        function = function.__func__
-    if not inspect.isroutine(function) and not isinstance(function, type):
-        call: Any = type(function).__call__ if callable(function) else None  # pyright: ignore[reportUnknownMemberType]
-        function = call if inspect.isfunction(call) else function
-    return function
 
 
 def name_of(function: Any) -> str:
@@ -40,7 +28,7 @@ def name_of(function: Any) -> str:
 def check(function: Any, *, is_async: bool) -> None:
     """Raise UnsupportedCallable for what cannot carry a unit, with the remedy."""
     inner = core_of(function)
-    where = f"{name_of(function)!r} ({words(of_function(inner))})"
+    where = f"{name_of(function)!r} ({words(of_function(function))})"
     opened = "async with db.unit()" if is_async else "with db.unit()"
     if isinstance(function, type):
         raise UnsupportedCallable(f"{where} is a class; decorate its methods.")
@@ -86,10 +74,22 @@ class Injection:
 
     def hide(self, wrapper: Any) -> None:
         """Let the session parameter vanish from the signature and annotations of *wrapper*."""
-        kept = [one for one in self.signature.parameters.values() if one.name != self.parameter]
-        wrapper.__signature__ = self.signature.replace(parameters=kept)
+        wrapper.__signature__ = self.shown()
         annotations = getattr(wrapper, "__annotations__", {})
         wrapper.__annotations__ = {name: one for name, one in annotations.items() if name != self.parameter}
+
+    def shown(self) -> inspect.Signature:
+        """The signature as callers see it."""
+        return self.signature.replace(
+            parameters=[one for one in self.signature.parameters.values() if one.name != self.parameter]
+        )
+
+    def recount(self, error: TypeError, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Let *error*, by which Python refused a call, speak of the arguments that the caller knows of: it counts the session."""
+        try:
+            self.shown().bind(*args, **kwargs)
+        except TypeError as wrong:
+            error.args = (f"{name}{self.shown()}: {wrong}",)
 
     def given(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The session that the caller passed by hand, or None."""
@@ -124,7 +124,7 @@ def _parameter(function: Any, parameters: list[inspect.Parameter], session_class
         found = [one for one in found if one.name == "session"] or found
     if len(found) > 1:
         names = " and ".join(one.name for one in found)
-        where = f"{name_of(function)!r} ({words(of_function(core_of(function)))})"
+        where = f"{name_of(function)!r} ({words(of_function(function))})"
         raise UnsupportedCallable(f"{where} has two parameters for a session, {names}. Call the one to fill 'session'.")
     if found:
         return found[0].name
@@ -143,7 +143,7 @@ def _takes(function: Any, parameter: inspect.Parameter, session_class: type) -> 
         return True
     for one in kinds:
         if issubclass(one, Session) or any(base.__name__ == "AsyncSession" for base in one.__mro__):
-            where = f"{name_of(function)!r} ({words(of_function(core_of(function)))})"
+            where = f"{name_of(function)!r} ({words(of_function(function))})"
             raise UnsupportedCallable(
                 f"{where} asks for {one.__name__}, but this database gives {session_class.__name__}. Annotate it as that."
             )
@@ -151,7 +151,7 @@ def _takes(function: Any, parameter: inspect.Parameter, session_class: type) -> 
 
 
 def _resolved(function: Any, annotation: str) -> Any:
-    inner = core_of(function)
+    inner = source_of(function)
     names = dict(getattr(inner, "__globals__", {}))
     try:
         names.update(inspect.getclosurevars(inner).nonlocals)

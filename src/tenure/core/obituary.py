@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from tenure import callsite
+from tenure import callsite, workers
 from tenure.callsite import words
 from tenure.engines import fork
 from tenure.exceptions import ForkedUnit, UnitEnded
@@ -30,7 +30,11 @@ def gone(unit: BaseUnit[Any]) -> UnitEnded | ForkedUnit:
         end.append(f"at {words(root.end_site)}")
     if root.end_time:
         end.append(f"{time.monotonic() - root.end_time:.1f} s ago")
+    line = callsite.here(3)
+    where = (
+        f"in {workers.describe(workers.here())}" if line is None else f"at {words(line)}"
+    )  # a task may run no line of the user's
     return UnitEnded(
-        f"the session of {root.name!r} ({words(root.site)}) {', '.join(end)}, and was used again at {words(callsite.here(3))}."
+        f"the session of {root.name!r} ({words(root.site)}) {', '.join(end)}, and was used again {where}."
         " Later work needs its own unit: db.unit(function)."
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import os
 import socket
 from collections.abc import Callable, Coroutine
@@ -19,7 +18,7 @@ from tenure.checks import check_seconds
 from tenure.core import events
 from tenure.core.aio import AsyncDatabase
 from tenure.core.database import Database
-from tenure.core.inject import carry_over, check, core_of
+from tenure.core.inject import carry_over, check
 from tenure.core.shield import finish
 from tenure.exceptions import BadOption, UnexpectedUnit, brief
 from tenure.jobs import ticks
@@ -44,7 +43,7 @@ class _Job:
         self.name = name
         self.every = every
         self.key = digest(name)
-        self.site: Site | None = callsite.of_function(core_of(inspect.unwrap(function)))
+        self.site: Site | None = callsite.of_function(function)
 
     def refuse_within_a_unit(self) -> None:
         """Raise UnexpectedUnit where the COMMIT of the run would come after its lock is given back."""

@@ -20,7 +20,7 @@ from tenure.checks import check_seconds
 from tenure.core import events
 from tenure.core.aio import AsyncDatabase
 from tenure.core.database import Database
-from tenure.core.inject import core_of, name_of
+from tenure.core.inject import name_of
 from tenure.core.options import Retry
 from tenure.exceptions import BadOption, TenureError, UnsupportedCallable, brief
 from tenure.jobs.locks import Lock, check_lockable
@@ -105,7 +105,7 @@ class BaseRelay:
         for message, error, dead in batch.failed:
             if dead:
                 called = self._all if self._routes is None else self._routes[message.topic]
-                site = callsite.of_error(error) or callsite.of_function(core_of(called))
+                site = callsite.of_error(error) or callsite.of_function(called)
                 told = (self._database.name, message.id, message.topic, site, message.attempt, error)
                 events.tell(events.MessageDead(*told))
         return Done(len(batch.sent), taken == self._size and not batch.hopeless)
@@ -162,14 +162,14 @@ def _routes_of(send: Any) -> Mapping[str, Any] | None:
 def _check_called(one: Any, *, is_async: bool) -> None:
     if not callable(one):
         raise UnsupportedCallable(f"relay(…): {one!r} cannot be called. Give a function for each topic, or one for all.")
-    inner = core_of(one)
+    inner = callsite.core_of(one)
     if inspect.isgeneratorfunction(inner) or inspect.isasyncgenfunction(inner):
         raise UnsupportedCallable(
-            f"relay(…): {name_of(one)!r} ({words(callsite.of_function(inner))}) is a generator; it would send nothing."
+            f"relay(…): {name_of(one)!r} ({words(callsite.of_function(one))}) is a generator; it would send nothing."
         )
     if not is_async and inspect.iscoroutinefunction(inner):
         raise UnsupportedCallable(
-            f"relay(…): {name_of(one)!r} ({words(callsite.of_function(inner))}) is async def, and nobody would await it. Use AsyncOutbox."
+            f"relay(…): {name_of(one)!r} ({words(callsite.of_function(one))}) is async def, and nobody would await it. Use AsyncOutbox."
         )
 
 

@@ -33,6 +33,9 @@ with db.unit() as session:
     assert_type(session, Session)
     session.add(Person(name="ada"))
 
+with db.unit as session:
+    assert_type(session, Session)
+
 settings: Mapping[str, str | int | float | bool] = {"app.tenant": 7}
 with db.unit(
     readonly=True, propagation="nested", isolation="READ COMMITTED", hold="auto", settings=settings, name="report"

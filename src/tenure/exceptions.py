@@ -41,6 +41,7 @@ __all__ = [
     "UnexpectedUnit",
     "UnitEnded",
     "UnsupportedCallable",
+    "WrongBlock",
     "WrongDriver",
     "WrongLoop",
 ]
@@ -141,6 +142,12 @@ class UnsupportedCallable(TenureError, TypeError):
     """A callable that cannot carry a unit was decorated, or ``retry`` was given to a with-block."""
 
     slug = "unsupported-callable"
+
+
+class WrongBlock(TenureError, TypeError):
+    """A unit was to be opened by ``with`` where its database needs ``async with``, or the reverse; or by ``await`` or ``for``."""
+
+    slug = "wrong-block"
 
 
 class BadOption(TenureError, ValueError):

@@ -12,9 +12,9 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session, async_ses
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from tenure import AsyncDatabase, Database, callsite
-from tenure.exceptions import BadOption, ForeignContext, JoinRefused, NoUnit, UnitEnded, UnsupportedCallable
+from tenure.exceptions import BadOption, ForeignContext, JoinRefused, NoUnit, UnitEnded, UnsupportedCallable, WrongBlock
 
-from support.face import SessionFace, settle
+from support.face import Block, SessionFace, settle
 from support.models import User
 from support.probe import line, stored
 
@@ -534,6 +534,48 @@ async def test_retry_on_a_block(face):
     assert f"retry= at {opened} is on" in str(caught.value)
     with pytest.raises(NoUnit):
         face.current  # noqa: B018
+
+
+@one
+async def test_a_block_without_parentheses(face):
+    """R1: `db.unit` is itself a block, as `db.unit()` is; each entry is a new unit, which commits."""
+    seen = []
+    for _ in range(2):
+        async with Block(face.db.unit, is_async=face.is_async) as session:
+            session.add(User(name="ada" if seen else "bob"))
+            seen.append(face.current)
+
+    assert seen[0] is not seen[1]
+    assert seen[0].name == "test_a_block_without_parentheses"
+    assert stored(face) == ["ada", "bob"]
+
+
+WRONG = {
+    "with": "__enter__",
+    "async with": "__aenter__",
+    "for": "__iter__",
+    "async for": "__aiter__",
+    "await": "__await__",
+}
+
+
+@one
+@pytest.mark.parametrize("way", WRONG)
+@pytest.mark.parametrize("called", [True, False])
+async def test_a_unit_opened_by_the_wrong_syntax(face, way, called):
+    """R50: `with` in place of `async with`, and whatever else opens no unit, says what does at the user's line."""
+    if way == ("async with" if face.is_async else "with"):
+        pytest.skip("is the right one")
+    block = face.db.unit() if called else face.db.unit
+
+    with pytest.raises(WrongBlock) as caught:
+        getattr(type(block), WRONG[way])(block)
+
+    right = "an AsyncDatabase. Write `async with" if face.is_async else "a Database. Write `with"
+    assert str(caught.value) == (
+        f"`{way}` at {line(-4)} opens no unit of 'main', which is {right} db.unit() as session:`. [wrong-block]"
+    )
+    assert face.db.current_place.here() is None
 
 
 # ------------------------------------------------------------------------------ sessions passed by hand

@@ -5,8 +5,8 @@ import inspect
 import pytest
 
 from tenure import AsyncDatabase, AsyncUnit, Database, Unit
-from tenure.core.aio import AsyncUnitBlock, AsyncUnitFactory
-from tenure.core.database import UnitBlock, UnitFactory
+from tenure.core.aioblock import AsyncUnitBlock, AsyncUnitFactory
+from tenure.core.block import UnitBlock, UnitFactory
 
 PAIRS = [(Database, AsyncDatabase), (Unit, AsyncUnit), (UnitBlock, AsyncUnitBlock), (UnitFactory, AsyncUnitFactory)]
 ONLY_ASYNC = {"finish_within"}

@@ -529,6 +529,15 @@ async def _(face):
         yield from session.scalars(select(Order))
 
 
+@provokes("wrong-block")
+async def _(face):
+    if face.is_async:
+        with face.db.unit() as session:
+            session.execute(LITERAL)
+    async with face.db.unit() as session:
+        await session.execute(LITERAL)
+
+
 @provokes("database-closed")
 async def _(face):
     await face.close()

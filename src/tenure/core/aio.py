@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, overload
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.engine import URL, Engine
 from sqlalchemy.util import await_only, greenlet_spawn
@@ -13,12 +13,11 @@ from sqlalchemy.util import await_only, greenlet_spawn
 from tenure import callsite
 from tenure.callsite import Site
 from tenure.checks import check_seconds
-from tenure.core import options as opts
 from tenure.core import plan
+from tenure.core.aioblock import AsyncUnitFactory
 from tenure.core.base import BaseDatabase, attach
 from tenure.core.current import afterwards
-from tenure.core.database import leaving, no_retry, taken
-from tenure.core.decorate import adecorate
+from tenure.core.database import taken
 from tenure.core.drain import CLOSING, Drained, drain
 from tenure.core.hooks import Hook
 from tenure.core.limits import Limits
@@ -32,7 +31,7 @@ from tenure.engines import presets
 from tenure.engines.admission import Admission
 from tenure.engines.deadline import Deadline
 from tenure.engines.replicas import Replicas, opened
-from tenure.exceptions import BadOption, WrongDriver
+from tenure.exceptions import WrongDriver
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
@@ -41,10 +40,6 @@ else:
         from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
     except ImportError:  # SQLAlchemy 2.1 wants greenlet for it, which those who do without asyncio need not have
         AsyncEngine = AsyncSession = type("AsyncioIsMissing", (), {})
-
-P = ParamSpec("P")
-C = TypeVar("C", bound=Coroutine[Any, Any, Any])
-T = TypeVar("T")
 
 
 class AsyncUnit(BaseUnit[AsyncSession]):
@@ -61,81 +56,6 @@ class AsyncUnit(BaseUnit[AsyncSession]):
             await greenlet_spawn(self.door.release)
 
 
-class AsyncUnitBlock:
-    """What ``db.unit(...)`` gives: a context manager and a decorator. It can be used again; each entry is a new unit."""
-
-    __slots__ = ("_database", "_open", "_options")
-
-    def __init__(self, database: AsyncDatabase, options: UnitOptions) -> None:
-        self._database = database
-        self._options = options
-        self._open: list[BaseUnit[AsyncSession]] = []
-
-    async def __aenter__(self) -> AsyncSession:
-        if self._options.retry is not None:
-            raise no_retry()
-        unit = await self._database.enter(self._options, callsite.here(2))
-        self._open.append(unit)
-        try:
-            return unit.session
-        except BaseException as error:  # as in UnitBlock
-            await self.__aexit__(type(error), error, None)
-            raise
-
-    async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        unit = leaving(self._open, self._database.current_place.here(), error)
-        if unit is not None:
-            await self._database.leave(unit, error, callsite.here(2))
-
-    @overload
-    def __call__(self, function: Callable[Concatenate[AsyncSession, P], C]) -> Callable[P, C]: ...
-    @overload
-    def __call__(self, function: Callable[Concatenate[T, AsyncSession, P], C]) -> Callable[Concatenate[T, P], C]: ...
-    @overload
-    def __call__(self, function: Callable[..., C]) -> Callable[..., C]: ...
-    def __call__(self, function: Any) -> Any:
-        """Decorate coroutine *function*: it runs in a unit, and its session parameter is filled in."""
-        return adecorate(self._database, function, self._options, AsyncSession)
-
-
-class AsyncUnitFactory:
-    """``db.unit``: called with a coroutine function it decorates it, called with options it gives an ``AsyncUnitBlock``."""
-
-    __slots__ = ("_database",)
-
-    def __init__(self, database: AsyncDatabase) -> None:
-        self._database = database
-
-    @overload
-    def __call__(self, function: Callable[Concatenate[AsyncSession, P], C], /) -> Callable[P, C]: ...
-    @overload
-    def __call__(self, function: Callable[Concatenate[T, AsyncSession, P], C], /) -> Callable[Concatenate[T, P], C]: ...
-    @overload
-    def __call__(self, function: Callable[..., C], /) -> Callable[..., C]: ...
-    @overload
-    def __call__(
-        self,
-        /,
-        *,
-        readonly: bool = ...,
-        propagation: opts.Propagation = ...,
-        isolation: str | None = ...,
-        hold: Hold | None = ...,
-        retry: opts.Retry | int | None = ...,
-        timeout: float | None = ...,
-        settings: Mapping[str, str | int | float | bool] = ...,
-        verify_commit: bool = ...,
-        name: str | None = ...,
-    ) -> AsyncUnitBlock: ...
-    def __call__(self, function: Any = None, /, **options: Any) -> Any:
-        """Open, join or decorate; the options are those of ``Database.unit``."""
-        if function is None:
-            return AsyncUnitBlock(self._database, self._database.unit_options(options))
-        if options:
-            raise BadOption("db.unit(function, …): give the options first, as @db.unit(readonly=True).")
-        return adecorate(self._database, function, opts.DEFAULT, AsyncSession)
-
-
 class AsyncDatabase(BaseDatabase[AsyncSession]):
     """One database for asyncio. The arguments are those of ``Database``, with an ``AsyncEngine`` or a URL of an asyncio driver.
 
@@ -145,6 +65,7 @@ class AsyncDatabase(BaseDatabase[AsyncSession]):
 
     """
 
+    gives = AsyncSession
     session_class = AsyncioUnitSession
     unit_class = AsyncUnit
     is_async = True

@@ -45,6 +45,7 @@ FINAL = frozenset(["bind", "binds", "close_resets_only", "autobegin", "twophase"
 class BaseDatabase(Replicated, Portable, Generic[S]):
     """One database: an engine, and the units that use it. Safe to share by all threads and tasks."""
 
+    gives: type
     session_class: type[UnitSession]
     unit_class: type[BaseUnit[S]]
     is_async: bool
@@ -114,7 +115,7 @@ class BaseDatabase(Replicated, Portable, Generic[S]):
         ended = self.current_place.here()
         if ended is not None:
             raise gone(ended)
-        raise NoUnit(f"{self._where()}. Decorate the function with @db.unit, or open one: {self._with()}.")
+        raise NoUnit(f"{self._where()}. Decorate the function with @db.unit, or open one: {self.as_written}.")
 
     def on_commit(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
         """``db.current.on_commit``: call *function* after the commit of the current unit."""
@@ -182,7 +183,7 @@ class BaseDatabase(Replicated, Portable, Generic[S]):
                 f" ({words(under.root.site)}) by hand. Leave the session out, or let it join."
             )
         if how is Opening.MISSING:
-            raise NoUnit(f"{self._where()}, and propagation='mandatory' must join one. Open it in the caller: {self._with()}.")
+            raise NoUnit(f"{self._where()}, and propagation='mandatory' must join one. Open it in the caller: {self.as_written}.")
         if how is Opening.OWN:
             unit = self.own_unit(options, site, outer, name=name, deadline=deadline)
         else:
@@ -378,7 +379,9 @@ class BaseDatabase(Replicated, Portable, Generic[S]):
     def _where(self) -> str:
         return f"no unit of {self.name!r} is open in {workers.describe(workers.here())} ({words(callsite.here(2))})"
 
-    def _with(self) -> str:
+    @property
+    def as_written(self) -> str:
+        """How a unit is opened."""
         return "async with db.unit() as session" if self.is_async else "with db.unit() as session"
 
 

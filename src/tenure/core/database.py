@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, overload
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.engine import URL, Engine
 from sqlalchemy.orm import Session
 
-from tenure import callsite
 from tenure.callsite import Site
 from tenure.checks import check_seconds
-from tenure.core import options as opts
 from tenure.core import plan
 from tenure.core.base import BaseDatabase
+from tenure.core.block import UnitFactory
 from tenure.core.current import afterwards
-from tenure.core.decorate import decorate
 from tenure.core.drain import CLOSING, Drained, drain
 from tenure.core.hooks import Hook
 from tenure.core.inject import name_of
@@ -30,11 +28,7 @@ from tenure.engines import presets
 from tenure.engines.admission import Admission
 from tenure.engines.deadline import Deadline
 from tenure.engines.replicas import Replicas, opened
-from tenure.exceptions import BadOption, UnitEnded, UnsupportedCallable, WrongDriver
-
-P = ParamSpec("P")
-R = TypeVar("R")
-T = TypeVar("T")
+from tenure.exceptions import BadOption, UnsupportedCallable, WrongDriver
 
 
 class Unit(BaseUnit[Session]):
@@ -49,103 +43,6 @@ class Unit(BaseUnit[Session]):
         """
         if self.door is not None:
             self.door.release()
-
-
-class UnitBlock:
-    """What ``db.unit(...)`` gives: a context manager and a decorator. It can be used again; each entry is a new unit."""
-
-    __slots__ = ("_database", "_open", "_options")
-
-    def __init__(self, database: Database, options: UnitOptions) -> None:
-        self._database = database
-        self._options = options
-        self._open: list[BaseUnit[Session]] = []
-
-    def __enter__(self) -> Session:
-        if self._options.retry is not None:
-            raise no_retry()
-        unit = self._database.enter(self._options, callsite.here(2))
-        self._open.append(unit)
-        try:
-            return unit.session
-        except BaseException as error:  # session_options may hold what Session refuses; without this the unit would stay current
-            self.__exit__(type(error), error, None)
-            raise
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        unit = leaving(self._open, self._database.current_place.here(), error)
-        if unit is not None:
-            self._database.leave(unit, error, callsite.here(2))
-
-    @overload
-    def __call__(self, function: Callable[Concatenate[Session, P], R]) -> Callable[P, R]: ...
-    @overload
-    def __call__(self, function: Callable[Concatenate[T, Session, P], R]) -> Callable[Concatenate[T, P], R]: ...
-    @overload
-    def __call__(self, function: Callable[..., R]) -> Callable[..., R]: ...
-    def __call__(self, function: Any) -> Any:
-        """Decorate *function*: it runs in a unit, and its session parameter is filled in."""
-        return decorate(self._database, function, self._options, Session)
-
-
-class UnitFactory:
-    """``db.unit``: called with a function it decorates it, called with options it gives a ``UnitBlock``."""
-
-    __slots__ = ("_database",)
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
-
-    @overload
-    def __call__(self, function: Callable[Concatenate[Session, P], R], /) -> Callable[P, R]: ...
-    @overload
-    def __call__(self, function: Callable[Concatenate[T, Session, P], R], /) -> Callable[Concatenate[T, P], R]: ...
-    @overload
-    def __call__(self, function: Callable[..., R], /) -> Callable[..., R]: ...
-    @overload
-    def __call__(
-        self,
-        /,
-        *,
-        readonly: bool = ...,
-        propagation: opts.Propagation = ...,
-        isolation: str | None = ...,
-        hold: Hold | None = ...,
-        retry: opts.Retry | int | None = ...,
-        timeout: float | None = ...,
-        settings: Mapping[str, str | int | float | bool] = ...,
-        verify_commit: bool = ...,
-        name: str | None = ...,
-    ) -> UnitBlock: ...
-    def __call__(self, function: Any = None, /, **options: Any) -> Any:
-        """Open, join or decorate.
-
-        Args:
-            function: What to decorate; alone, without options.
-            options: Each by its name:
-            readonly: Refuse writes. Default False.
-            propagation: ``"required"`` joins or opens (default), ``"new"`` has its own session, ``"nested"`` is a savepoint,
-                ``"mandatory"`` must join, ``"never"`` must be outermost.
-            isolation: The transaction's isolation, by its SQL name. Default: the database's.
-            hold: ``"auto"`` or ``"transaction"``, when the connection is held. Default: the Database's.
-            retry: How often a decorated function runs in all, or ``Retry(...)``. Default: once.
-            timeout: Seconds for the waits for a connection, the statements and the COMMIT together, all runs of ``retry``
-                included. Default: no limit.
-            settings: Server settings for each transaction of the unit (``SET LOCAL``; PostgreSQL).
-            verify_commit: When the connection is lost in COMMIT, ask the server on a new one what became of it, for up to 10 s
-                (PostgreSQL 13 or later; one round trip more for each COMMIT). Default False: ``CommitUnknown``.
-            name: Its name in errors and logs. Default: the function's.
-
-        Raises:
-            BadOption: An option is unknown or has a wrong value, or this database does not take it.
-            UnsupportedCallable: *function* cannot carry a unit.
-
-        """
-        if function is None:
-            return UnitBlock(self._database, self._database.unit_options(options))
-        if options:
-            raise BadOption("db.unit(function, …): give the options first, as @db.unit(readonly=True).")
-        return decorate(self._database, function, opts.DEFAULT, Session)
 
 
 class Database(BaseDatabase[Session]):
@@ -175,6 +72,7 @@ class Database(BaseDatabase[Session]):
 
     """
 
+    gives = Session
     session_class = UnitSession
     unit_class = Unit
     is_async = False
@@ -344,31 +242,6 @@ def _engine_of(given: Any, options: dict[str, Any], pooler: str | None) -> Engin
     if engine.dialect.is_async:
         raise WrongDriver(f"the engine's driver {engine.dialect.driver!r} is for asyncio. Use AsyncDatabase.")
     return engine
-
-
-def leaving(opened: list[BaseUnit[Any]], here: BaseUnit[Any] | None, error: BaseException | None) -> BaseUnit[Any] | None:
-    """Which entry of a block is left: that of this context, else (left in another context than entered) the last. None where somebody
-    else has left it already; who does not come with an *error* of their own is told.
-    """
-    try:
-        unit = here if here is not None and here in opened else opened[-1]
-        opened.remove(unit)
-    except (IndexError, ValueError):  # two threads at once
-        if error is not None:
-            return None
-        raise UnitEnded(
-            f"the block left at {callsite.words(callsite.here(3))} has no unit open: it was left already, maybe by another thread or task,"
-            " whose outcome counts. Leave a block once, in the code that has entered it."
-        ) from None
-    return unit
-
-
-def no_retry() -> UnsupportedCallable:
-    """The error for ``retry=`` on a block."""
-    return UnsupportedCallable(
-        f"retry= at {callsite.words(callsite.here(2))} is on a with-block, which cannot run again. Put its body into a function and"
-        " decorate that: @db.unit(retry=3)."
-    )
 
 
 def taken(engine: Any, options: Mapping[str, Any], pooler: str | None = None) -> Any:

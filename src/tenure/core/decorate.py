@@ -30,12 +30,12 @@ if TYPE_CHECKING:
 class Carried:
     """A decorated function, and what both wrappers decide about a call of it."""
 
-    def __init__(self, database: BaseDatabase[Any], function: Any, options: UnitOptions, session_class: type) -> None:
+    def __init__(self, database: BaseDatabase[Any], function: Any, options: UnitOptions) -> None:
         check(function, is_async=database.is_async)
         self.database = database
         self.function = function
         self.options = options
-        self.injection = Injection(function, session_class)
+        self.injection = Injection(function, database.gives)
         self.site = callsite.of_function(function)
         self.name = name_of(function)
 
@@ -99,11 +99,11 @@ def _rewrapped(method: Any, change: Callable[[Any], Any]) -> Any:
     return type(method)(change(method.__func__))
 
 
-def decorate(database: Database, function: Any, options: UnitOptions, session_class: type) -> Any:
+def decorate(database: Database, function: Any, options: UnitOptions) -> Any:
     """*function* with a unit of *database* around it."""
     if isinstance(function, (staticmethod, classmethod)):
-        return _rewrapped(function, lambda inner: decorate(database, inner, options, session_class))
-    carried = Carried(database, function, options, session_class)
+        return _rewrapped(function, lambda inner: decorate(database, inner, options))
+    carried = Carried(database, function, options)
 
     def once(unit: BaseUnit[Any], given: bool, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         try:
@@ -138,11 +138,11 @@ def decorate(database: Database, function: Any, options: UnitOptions, session_cl
     return carried.dress(wrapper)
 
 
-def adecorate(database: AsyncDatabase, function: Any, options: UnitOptions, session_class: type) -> Any:
+def adecorate(database: AsyncDatabase, function: Any, options: UnitOptions) -> Any:
     """Coroutine *function* with a unit of *database* around it."""
     if isinstance(function, (staticmethod, classmethod)):
-        return _rewrapped(function, lambda inner: adecorate(database, inner, options, session_class))
-    carried = Carried(database, function, options, session_class)
+        return _rewrapped(function, lambda inner: adecorate(database, inner, options))
+    carried = Carried(database, function, options)
 
     async def once(unit: BaseUnit[Any], given: bool, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         try:

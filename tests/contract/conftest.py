@@ -36,8 +36,8 @@ def pytest_collection_modifyitems(items):
     """A host that blocks has nothing to do with a driver for asyncio, nor the other way round."""
     items[:] = [item for item in items if not _at_odds(getattr(item, "callspec", None))]
     for item in items:
-        if table.wanted() and isinstance(host := getattr(getattr(item, "callspec", None), "params", {}).get("host"), Host):
-            item.user_properties.append(("cell", (item.function.__name__, host.name)))
+        if table.wanted() and (column := _column(getattr(getattr(item, "callspec", None), "params", {}))) is not None:
+            item.user_properties.append(("cell", (item.function.__name__, column)))
 
 
 def pytest_runtest_logreport(report):
@@ -48,7 +48,12 @@ def pytest_runtest_logreport(report):
 
 def pytest_sessionfinish(session):
     if table.wanted() and CELLS:
-        table.write(table.probes(), HOSTS, PEERS, CELLS)
+        table.write(HOSTS, PEERS, CELLS)
+
+
+def _column(params):
+    host = params.get("host")
+    return host.name if isinstance(host, Host) else params.get("server")
 
 
 def _at_odds(call):

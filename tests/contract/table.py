@@ -45,6 +45,18 @@ What differs without changing any of these answers:
 * `HEAD` wants a handler of its own on FastAPI, Litestar and Falcon, which answer 405.
 * With a `Database` on an event loop there are 20 streams, not 50: each takes one of the loop's 40 threads while it waits.
 
+## Servers at SIGTERM
+
+The signal comes to a server in a process of its own while eight clients ask without a pause. ✓: as the probe says, within seconds, and with the
+status that the server has in peace (uvicorn's is the signal itself, the others' 0); recipe and hook are those of
+[Shutdown](../how-to/shutdown.md).
+
+{servers}
+* On an event loop all that is stored was answered. hypercorn and the threads may lose an answer: the work of the last requests is stored, and
+  their clients hear nothing.
+* Below Python 3.12 aiohttp waits `shutdown_timeout` seconds for a connection that came in the moment of the signal:
+  [aiohttp](../how-to/aiohttp.md).
+
 ## What others do
 
 The probes that can be put to any integration, put to two. In Flask-SQLAlchemy's application the last line of each view is `commit()`; in
@@ -57,6 +69,13 @@ def probes() -> list[Callable[..., object]]:
     """All probes, in the order in which they stand."""
     modules = [importlib.import_module(f"contract.{name}") for name in ("test_contract", "test_answers")]
     return [value for module in modules for name, value in vars(module).items() if name.startswith("test_")]
+
+
+def servers() -> dict[str, list[str]]:
+    """The probes with a server in a process of its own, and which each was put to."""
+    module = importlib.import_module("contract.test_sigterm")
+    marks = {name: value.pytestmark for name, value in vars(module).items() if name.startswith("test_")}
+    return {name: list(next(mark.args[1] for mark in found if mark.name == "parametrize")) for name, found in marks.items()}
 
 
 def said(probe: Callable[..., object]) -> tuple[str, str]:
@@ -77,12 +96,14 @@ def table(probes: Iterable[Callable[..., object]], columns: Iterable[str], cells
     return "\n".join(lines) + "\n"
 
 
-def write(probes: list[Callable[..., object]], hosts: Mapping[str, object], peers: Mapping[str, object], cells) -> None:
+def write(hosts: Mapping[str, object], peers: Mapping[str, object], cells) -> None:
     """Write the page."""
     closing = ", ".join(name for name, host in hosts.items() if set(host.faces) <= set(host.closes_bodies))
     deaf = ", ".join(name for name, host in hosts.items() if not host.ends_bodies)
-    page = HEAD + table(probes, hosts, cells) + DIFFERENCES.format(closing=closing, deaf=deaf) + table(probes, peers, cells)
-    PAGE.write_text(page)
+    module = importlib.import_module("contract.test_sigterm")
+    ended = table([getattr(module, name) for name in servers()], [one for names in servers().values() for one in names], cells)
+    rest = DIFFERENCES.format(closing=closing, deaf=deaf, servers=ended)
+    PAGE.write_text(HEAD + table(probes(), hosts, cells) + rest + table(probes(), peers, cells))
 
 
 def wanted() -> bool:

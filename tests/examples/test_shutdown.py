@@ -55,7 +55,7 @@ with db.unit() as session:
     session.execute(text("CREATE TABLE shop_account (balance INT)"))
     session.execute(text("INSERT INTO shop_account VALUES (7)"))
 print("http://{}:{}/".format(*server.bind_addr), flush=True)
-serve(server, db, 2.0)
+serve(server.serve, server.stop, db, 2.0)
 """
 TOTAL = "SELECT sum(balance) FROM shop_account"
 BACKENDS = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'tenure-shutdown'"  # the server may have other clients

@@ -2,6 +2,7 @@ import asyncio
 import contextlib
 import logging
 import re
+import string
 import typing
 
 import pytest
@@ -214,9 +215,9 @@ async def test_one_line_for_each_unit(face, caplog):
 @one
 async def test_nothing_is_made_for_nobody(face, caplog, monkeypatch):
     """R51: where the log does not take DEBUG and nobody else listens, a unit that ends well is not put into an event."""
-    made = []
+    made, type_told = [], events.UnitClosed
     monkeypatch.setattr(events, "UnitClosed", lambda *given: made.append(given))
-    monkeypatch.setitem(logs._LEVELS, events.UnitClosed, logging.DEBUG)
+    monkeypatch.setitem(logs.SAID, events.UnitClosed, logs.SAID[type_told])
     caplog.set_level(logging.INFO, "tenure")
     async with face.unit() as session:
         session.add(User(name="ada"))
@@ -254,13 +255,26 @@ async def test_an_unknown_outcome_is_always_logged(face, told, caplog):
 
 def test_every_event_has_its_level():
     """R51: there is no event that the log does not know: its level goes by what it tells."""
-    by_level = {level: {kind.__name__ for kind in logs._LEVELS if logs._LEVELS[kind] == level} for level in logs._LEVELS.values()}
+    levels = {kind: level for kind, (level, _) in logs.SAID.items()}
+    by_level = {level: {kind.__name__ for kind in levels if levels[kind] == level} for level in levels.values()}
 
-    assert set(logs._LEVELS) == set(typing.get_args(events.Event))
+    assert set(levels) == set(typing.get_args(events.Event))
     assert by_level[logging.DEBUG] >= {"UnitClosed"}
     assert by_level[logging.INFO] >= {"Retried"}
     assert by_level[logging.WARNING] >= {"GuardTripped", "UnitLeaked", "WorkLost"}
     assert by_level[logging.ERROR] >= {"InDoubt", "HookFailed", "EndTroubled"}
+
+
+def test_every_event_has_its_sentence():
+    """R51: the line of an event speaks of its fields, all of which it has; no other shows a site, an outcome or an error as it is."""
+    for kind, (_, sentence) in logs.SAID.items():
+        types = typing.get_type_hints(kind)
+        for _, name, words, _ in string.Formatter().parse(sentence):
+            if name is None:
+                continue
+            assert name in kind._fields, kind
+            plain = str(types[name]) in {"<class 'str'>", "<class 'int'>", "<class 'float'>"}
+            assert plain == (words not in {"line", "outcome", "became", "error"}), (kind, name)
 
 
 def test_events_are_frozen():

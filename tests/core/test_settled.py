@@ -23,7 +23,7 @@ async def body(face, **options):
 
 
 @pytest.mark.parametrize("options", [{}, {"hold": "transaction"}], ids=["auto", "transaction"])
-@pytest.mark.parametrize("read", READS[:3], ids=["plain", "text", "now"])
+@pytest.mark.parametrize("read", READS, ids=["plain", "text", "now", "functions"])
 @pytest.mark.dialects("postgresql", "mysql")
 async def test_reads_in_the_body_hold_nothing_afterwards(make_face, read, options):
     """R16: whatever is read while the body is sent, its connection goes home with the outermost call."""

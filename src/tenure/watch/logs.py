@@ -3,34 +3,118 @@
 from __future__ import annotations
 
 import logging
-from typing import Final
+import string
+from collections.abc import Callable
+from logging import DEBUG, ERROR, INFO, WARNING
+from typing import Any, Final
 
 from tenure.callsite import words
 from tenure.core import events
 from tenure.exceptions import brief
 
 _log: Final = logging.getLogger("tenure")
-_LEVELS: Final[dict[type[events.Event], int]] = {
-    events.UnitClosed: logging.DEBUG,
-    events.InDoubt: logging.ERROR,
-    events.HookFailed: logging.ERROR,
-    events.EndTroubled: logging.ERROR,
-    events.Retried: logging.INFO,
-    events.GuardTripped: logging.WARNING,
-    events.UnitLeaked: logging.WARNING,
-    events.UnitDrained: logging.WARNING,
-    events.HeldIdle: logging.WARNING,
-    events.UnitTooOld: logging.WARNING,
-    events.TooManyObjects: logging.WARNING,
-    events.WorkLost: logging.WARNING,
-    events.ReplicaOut: logging.WARNING,
-    events.ReplicaBack: logging.INFO,
-    events.JobSkipped: logging.INFO,
-    events.JobStillRuns: logging.WARNING,
-    events.RunNotNoted: logging.WARNING,
-    events.MessageDead: logging.ERROR,
-    events.RelayFailed: logging.WARNING,
+
+# How urgent each event is, and what is said of it: its fields by their names, put into words as _Sentence knows.
+SAID: Final[dict[type[events.Event], tuple[int, str]]] = {
+    events.UnitClosed: (DEBUG, "{unit!r} ({site:line}) on {database!r}: {outcome:outcome}, {reason}, {seconds:ms}"),
+    events.InDoubt: (
+        ERROR,
+        "it is not known whether {unit!r} ({site:line}) on {database!r} was committed: {reason}. Check before a rerun. [commit-unknown]",
+    ),
+    events.HookFailed: (
+        ERROR,
+        (
+            "hook {hook!r} ({site:line}) of {unit!r} failed after the outcome was known ({outcome:outcome}), which stands: {error:error}."
+            " [hook-failed]"
+        ),
+    ),
+    events.EndTroubled: (
+        ERROR,
+        "closing {unit!r} ({site:line}) failed after it was {outcome:outcome}: {error:error}. [close-failed]",
+    ),
+    events.Retried: (INFO, "{unit!r} runs again as attempt {attempt} in {wait:ms}: {error:error}"),
+    events.GuardTripped: (WARNING, "{message}"),
+    events.UnitLeaked: (WARNING, "rolled back {unit!r} ({site:line}): {why}. Use a with-block. [leaked-unit]"),
+    events.UnitDrained: (
+        WARNING,
+        (
+            "{unit!r} ({site}) on {database!r} was open for {seconds:.1f} s, in {owner} at {line}, when the drain ran out of time; it was"
+            " stopped and {outcome:became}. Give it a timeout=, or the drain more time. [drained-unit]"
+        ),
+    ),
+    events.HeldIdle: (
+        WARNING,
+        (
+            "{unit!r} holds a connection of {database!r}, idle for {seconds:.0f} s since {since:line}. Commit and unit.release() before"
+            " {until:line}. [held-idle]"
+        ),
+    ),
+    events.UnitTooOld: (
+        WARNING,
+        (
+            "{unit!r} ({site:line}) on {database!r} is open for {seconds:.0f} s, at {line:line}. Give each piece of work a unit of its own."
+            " [unit-too-old]"
+        ),
+    ),
+    events.TooManyObjects: (
+        WARNING,
+        (
+            "{unit!r} ({site:line}) on {database!r} has {objects} objects in its session at {line:line}. Give each part a unit of its own,"
+            " or commit and expunge_all() in between. [too-many-objects]"
+        ),
+    ),
+    events.WorkLost: (WARNING, "{message}"),
+    events.ReplicaOut: (WARNING, "{database!r} does without its replica {replica}: {why}. [replica-left-out]"),
+    events.ReplicaBack: (INFO, "{database!r} uses its replica {replica} again."),
+    events.JobSkipped: (INFO, "job {job!r} ({site:line}) on {database!r} is skipped here: {why}."),
+    events.JobStillRuns: (
+        WARNING,
+        (
+            "job {job!r} ({site:line}) on {database!r} is skipped: its run of {seconds:.1f} s ago still goes on in {holder}. Make it shorter,"
+            " or its interval longer than {every:g} s. [job-still-runs]"
+        ),
+    ),
+    events.RunNotNoted: (
+        WARNING,
+        (
+            "job {job!r} ({site:line}) on {database!r} has run, but that could not be noted: {why}. The next firing runs it again, and if"
+            " its connection was lost before, another process may have. [run-not-noted]"
+        ),
+    ),
+    events.MessageDead: (
+        ERROR,
+        (
+            "message {number} ({topic!r}) on {database!r} is given up after {attempts} attempts, the last at {site:line}: {error:error}."
+            " Mend that, and outbox.revive({number}). [message-dead]"
+        ),
+    ),
+    events.RelayFailed: (
+        WARNING,
+        (
+            "the relay of {table!r} ({site:line}) on {database!r} could not take a batch: {why}. It tries again in {wait:.1f} s; no message"
+            " is lost. [relay-failed]"
+        ),
+    ),
 }
+
+_IN_WORDS: Final[dict[str, Callable[[Any], str]]] = {
+    "became": lambda outcome: "has not answered yet" if outcome is None else f"is {outcome.value}",
+    "error": brief,
+    "line": words,
+    "ms": lambda seconds: f"{seconds * 1000:.1f} ms",
+    "outcome": lambda outcome: str(outcome.value),
+}
+
+
+class _Sentence(string.Formatter):
+    """``str.format`` that also knows how lines, outcomes and errors are put into words: ``{site:line}``, ``{error:error}``."""
+
+    def format_field(self, value: Any, format_spec: str) -> str:
+        in_words = _IN_WORDS.get(format_spec)
+        return str(super().format_field(value, format_spec)) if in_words is None else in_words(value)
+
+
+_SENTENCE: Final = _Sentence()
 
 
 class LogReader:
@@ -38,79 +122,9 @@ class LogReader:
 
     def wants(self, kind: type[events.Event]) -> bool:
         """Whether the logger lets a line of this event's level through."""
-        return _log.isEnabledFor(_LEVELS[kind])
+        return _log.isEnabledFor(SAID[kind][0])
 
     def __call__(self, event: events.Event) -> None:
         """Write one line. No statement, parameter or password is in it."""
-        _log.log(_LEVELS[type(event)], "tenure: %s", _line(event))
-
-
-def _line(event: events.Event) -> str:
-    match event:
-        case events.UnitClosed():
-            took = f"{event.seconds * 1000:.1f} ms"
-            return f"{event.unit!r} ({words(event.site)}) on {event.database!r}: {event.outcome.value}, {event.reason}, {took}"
-        case events.InDoubt():
-            opened = f"{event.unit!r} ({words(event.site)}) on {event.database!r}"
-            return f"it is not known whether {opened} was committed: {event.reason}. Check before a rerun. [commit-unknown]"
-        case events.HookFailed():
-            return (
-                f"hook {event.hook!r} ({words(event.site)}) of {event.unit!r} failed after the outcome was known"
-                f" ({event.outcome.value}), which stands: {brief(event.error)}. [hook-failed]"
-            )
-        case events.EndTroubled():
-            opened = f"{event.unit!r} ({words(event.site)})"
-            return f"closing {opened} failed after it was {event.outcome.value}: {brief(event.error)}. [close-failed]"
-        case events.Retried():
-            return f"{event.unit!r} runs again as attempt {event.attempt} in {event.wait * 1000:.0f} ms: {brief(event.error)}"
-        case events.UnitLeaked():
-            return f"rolled back {event.unit!r} ({words(event.site)}): {event.why}. Use a with-block. [leaked-unit]"
-        case events.UnitDrained():
-            became = "has not answered yet" if event.outcome is None else f"is {event.outcome.value}"
-            return (
-                f"{event.unit!r} ({event.site}) on {event.database!r} was open for {event.seconds:.1f} s, in {event.owner} at {event.line},"
-                f" when the drain ran out of time; it was stopped and {became}. Give it a timeout=, or the drain more time. [drained-unit]"
-            )
-        case events.HeldIdle():
-            return (
-                f"{event.unit!r} holds a connection of {event.database!r}, idle for {event.seconds:.0f} s since {words(event.since)}."
-                f" Commit and unit.release() before {words(event.until)}. [held-idle]"
-            )
-        case events.UnitTooOld():
-            return (
-                f"{event.unit!r} ({words(event.site)}) on {event.database!r} is open for {event.seconds:.0f} s, at {words(event.line)}."
-                " Give each piece of work a unit of its own. [unit-too-old]"
-            )
-        case events.TooManyObjects():
-            return (
-                f"{event.unit!r} ({words(event.site)}) on {event.database!r} has {event.objects} objects in its session at {words(event.line)}."
-                " Give each part a unit of its own, or commit and expunge_all() in between. [too-many-objects]"
-            )
-        case events.ReplicaOut():
-            return f"{event.database!r} does without its replica {event.replica}: {event.why}. [replica-left-out]"
-        case events.ReplicaBack():
-            return f"{event.database!r} uses its replica {event.replica} again."
-        case events.JobSkipped():
-            return f"job {event.job!r} ({words(event.site)}) on {event.database!r} is skipped here: {event.why}."
-        case events.JobStillRuns():
-            return (
-                f"job {event.job!r} ({words(event.site)}) on {event.database!r} is skipped: its run of {event.seconds:.1f} s ago still goes on"
-                f" in {event.holder}. Make it shorter, or its interval longer than {event.every:g} s. [job-still-runs]"
-            )
-        case events.RunNotNoted():
-            return (
-                f"job {event.job!r} ({words(event.site)}) on {event.database!r} has run, but that could not be noted: {event.why}. The next"
-                " firing runs it again, and if its connection was lost before, another process may have. [run-not-noted]"
-            )
-        case events.MessageDead():
-            return (
-                f"message {event.number} ({event.topic!r}) on {event.database!r} is given up after {event.attempts} attempts, the last at"
-                f" {words(event.site)}: {brief(event.error)}. Mend that, and outbox.revive({event.number}). [message-dead]"
-            )
-        case events.RelayFailed():
-            return (
-                f"the relay of {event.table!r} ({words(event.site)}) on {event.database!r} could not take a batch: {event.why}. It tries again"
-                f" in {event.wait:.1f} s; no message is lost. [relay-failed]"
-            )
-        case events.GuardTripped() | events.WorkLost():
-            return event.message
+        level, said = SAID[type(event)]
+        _log.log(level, "tenure: %s", _SENTENCE.vformat(said, (), event._asdict()))

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from sqlalchemy import URL, create_engine
+from sqlalchemy import URL, Engine, create_engine
 from sqlalchemy.orm import Session
 
 from benchmarks import models
@@ -19,6 +19,7 @@ from benchmarks.rounds import Timed, Turn, measure, measure_turns
 from tenure import Database
 
 BY_HAND = "try, commit, rollback, close"
+PINGED = "the same, pool_pre_ping"
 UNIT = "a unit of tenure"
 
 RABBITMQ = os.environ.get("TENURE_TEST_RABBITMQ", "amqp://guest:guest@127.0.0.1:5672/%2F")
@@ -28,10 +29,10 @@ Send = Callable[[str, str], None]
 
 def threads(url: URL, rounds: int) -> dict[str, Timed]:
     """A thread pool of one: submit a job, and wait for it."""
-    engine, db = create_engine(url), Database(url)
+    engine, pinged, db = create_engine(url), create_engine(url, pool_pre_ping=True), Database(url)
     models.create(engine)
 
-    def by_hand() -> None:
+    def by_hand(engine: Engine = engine) -> None:
         session = Session(engine)
         try:
             session.add(models.User(name="bob"))
@@ -48,10 +49,16 @@ def threads(url: URL, rounds: int) -> dict[str, Timed]:
 
     try:
         with ThreadPoolExecutor(1) as pool:
-            return measure({BY_HAND: lambda: pool.submit(by_hand).result(), UNIT: lambda: pool.submit(unit).result()}, rounds)
+            variants = {
+                BY_HAND: lambda: pool.submit(by_hand).result(),
+                PINGED: lambda: pool.submit(by_hand, pinged).result(),
+                UNIT: lambda: pool.submit(unit).result(),
+            }
+            return measure(variants, rounds)
     finally:
         db.close()
         engine.dispose()
+        pinged.dispose()
 
 
 @contextmanager

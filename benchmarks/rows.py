@@ -22,6 +22,7 @@ from benchmarks import (
     masses,
     memory,
     peers,
+    sharing,
     throughput,
     web,
 )
@@ -193,6 +194,7 @@ ROWS: dict[str, Callable[[Bench], None]] = {
     "overload": contention.overload,
     "fairness": contention.fairness,
     "masses": masses.masses,
+    "sharing": sharing.sharing,
     "jobs": of_jobs,
     "once": cluster.once,
     "outbox": cluster.relays,

@@ -42,9 +42,11 @@ class Carried:
     def under(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[bool, BaseUnit[Any] | None]:
         """Whether a session was passed by hand, and the unit of this database it belongs to, which the call then joins."""
         given = self.injection.given(args, kwargs)
+        if given is None:
+            return False, None
         door = getattr(given, "sync_session", given)
         if not isinstance(door, UnitSession) or door.unit.database is not self.database:
-            return given is not None, None
+            return True, None
         door.admit()
         here = innermost_open(self.database.current_place.here())
         return True, here if here is not None and here.root is door.unit else door.unit
@@ -108,7 +110,7 @@ def decorate(database: Database, function: Any, options: UnitOptions) -> Any:
     def once(unit: BaseUnit[Any], given: bool, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         try:
             result = carried.call(unit, given, args, kwargs)
-            if inspect.iscoroutine(result):
+            if result is not None and inspect.iscoroutine(result):
                 result.close()
                 raise UnsupportedCallable(
                     f"{carried.name!r} returned a coroutine; its unit would end before that runs. Use AsyncDatabase."

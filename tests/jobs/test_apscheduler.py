@@ -452,16 +452,23 @@ def test_what_cannot_carry_a_unit(face, caplog):
         once(made, plain_job)
         assert ended.wait(1) == [None]
     assert re.search(r"'rows' \(test_apscheduler.py:\d+\) is a generator", caplog.text)
-    assert re.search(r"'fetch' \(test_apscheduler.py:\d+\) is async def under a Database", caplog.text)
+    assert re.search(
+        r"'fetch' \(test_apscheduler.py:\d+\) is async def under a Database; .* Give in_units\(…\) an AsyncDatabase", caplog.text
+    )
 
 
 @alone
 def test_bad_input(face):
-    """R50: an executor whose jobs leave this process, or something else than a database, is refused at once."""
+    """R50: an executor whose jobs leave this process, or something else than an executor or a database, is refused at once."""
     processes = ProcessPoolExecutor(1)
     with pytest.raises(BadOption, match="a unit does not reach another process"):
         in_units(processes, face.db)
     processes.shutdown()
+    for wrong in (face.db, BackgroundScheduler()):
+        with pytest.raises(
+            BadOption, match=rf"in_units\(executor, db\): {type(wrong).__name__} is no BaseExecutor\. Give that first"
+        ):
+            in_units(wrong, face.db)
     threads = ThreadPoolExecutor(1)
     with pytest.raises(BadOption, match=r"Engine\): give the Database or AsyncDatabase"):
         in_units(threads, face.db.engine)

@@ -243,10 +243,14 @@ def test_acknowledgement_comes_after_the_commit(face, said, late, when):
 
 @alone
 def test_what_is_refused(face, watch):
-    """R50: what cannot carry a unit, something that is no `Database`, a second call, one that is too late, a closed database."""
+    """R50: what cannot carry a unit, something that is no `Database`, swapped arguments, a second or late call, a closed database."""
     made = celery_app()
     with pytest.raises(BadOption, match=r"install\(app, …\): NoneType is not a Database"):
         install(made, None)
+    with pytest.raises(
+        BadOption, match=r"install\(app, db\): Database is no Celery\. Give that first, and the database after it"
+    ):
+        install(face.db, made)
     install(made, face.db)
     with pytest.raises(BadOption, match=r"install\(app, …\) was called before with this one and 'main'\. Once is enough"):
         install(made, face.db)
@@ -257,7 +261,13 @@ def test_what_is_refused(face, watch):
     def generator():
         yield 1
 
-    for function, words in ((coroutine, "is async def under a Database"), (generator, "is a generator")):
+    for function, words in (
+        (
+            coroutine,
+            r"is async def under a Database; .* Celery awaits nothing\. Make it a plain def, which may call asyncio\.run",
+        ),
+        (generator, "is a generator"),
+    ):
         with pytest.raises(UnsupportedCallable, match=words):
             made.task(function, name=f"shop.{function.__name__}").delay()
 

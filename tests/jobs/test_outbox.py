@@ -22,7 +22,7 @@ from sqlalchemy import select
 
 import tenure
 from tenure import Retry
-from tenure.core.events import MessageDead, RelayFailed
+from tenure.core.events import MessageDead, MessageFailed, RelayFailed
 from tenure.exceptions import BadOption, NoUnit, OutboxMissing, ReadOnlyUnit, UnsupportedCallable
 from tenure.jobs import outbox
 from tenure.jobs.outbox import AsyncOutbox, Message, Numbers, Outbox
@@ -185,6 +185,34 @@ async def test_a_message_that_fails(face, box, told):
     assert [await settle(box.revive(message.id + 1000)), await settle(box.revive(message.id))] == [0, 1]
     await drained(relay)
     assert (await settle(box.numbers()), await settle(box.dead())) == (Numbers(0, 3, 0, 0.0), [])
+
+
+@some
+async def test_what_fails_is_told_once(face, box, told):
+    """R26: a message that fails is told at its first attempt, with its line and the wait, and not again; nor are others of its topic that
+    fail with it, until one of them has been sent.
+    """
+    broken = {"receipt", "other"}
+
+    def send(message):
+        if message.topic in broken:
+            raise ConnectionError
+
+    relay = box.relay(send, retry=Retry(9, first=0.0))
+    for topic in ("receipt", "receipt", "order", "other"):
+        await put(face, box, 1, topic=topic)
+    for _ in range(3):
+        await settle(relay.step())
+    assert [(event.number, event.topic, event.attempts) for event in told.of(MessageFailed)] == [
+        (1, "receipt", 9),
+        (4, "other", 9),
+    ]
+    broken.discard("receipt")
+    await drained(relay)
+    broken.add("receipt")
+    await put(face, box, 2, topic="receipt")
+    await settle(relay.step())
+    assert [event.number for event in told.of(MessageFailed)] == [1, 4, 5]
 
 
 @alone
@@ -451,7 +479,7 @@ async def test_a_server_that_is_away(face, box, told):
 # ------------------------------------------------------------------------------- processes
 
 RELAY = """
-import sys, time
+import signal, sys, time
 import sqlalchemy as sa
 import tenure
 from tenure.jobs import outbox
@@ -466,17 +494,22 @@ def send(number):
         time.sleep(600)
     time.sleep(0.002)
 
-box.relay({"order": send}, batch=20, poll=0.02).run()
+relay = box.relay({"order": send}, batch=20, poll=0.02)
+signal.signal(signal.SIGTERM, lambda *_: relay.stop())  # should it come before run() heeds it
+print("begins", flush=True)
+relay.run()
 print("ended", flush=True)
 db.close()
 """
 
 
 def started(face, box, hangs_at=-1):
-    """A relay in a process of its own, which prints what it sends."""
+    """A relay in a process of its own, which prints what it sends; it is about to begin."""
     address = face.sync_engine.url.render_as_string(hide_password=False)
     command = [sys.executable, "-c", RELAY, address, box.table.name, str(hangs_at)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "begins\n"
+    return process
 
 
 @pytest.mark.drivers("sqlite", "psycopg", "pymysql")

@@ -1,7 +1,9 @@
 """RQ, Dramatiq and taskiq without workers: what runs in its caller, what is refused, and what is sent too early."""
 
 import asyncio
+import contextlib
 import logging
+import sys
 
 import dramatiq
 import pytest
@@ -12,6 +14,7 @@ from redis import Redis
 from sqlalchemy import select
 from taskiq import InMemoryBroker
 
+from tenure import Database
 from tenure.core.events import GuardTripped
 from tenure.exceptions import BadOption, NoUnit, UnsupportedCallable
 from tenure.jobs import dramatiq as units_dramatiq
@@ -43,20 +46,34 @@ async def coroutine():
     """Nobody awaits it under a `Database`."""
 
 
+async def keep_later(session, name):
+    session.add(User(name=name))
+
+
+BEFORE = "its unit would end before the body runs."
+PLAIN = "Make it a plain def, or decorate it with @db.unit of an AsyncDatabase."
+
+
 # ------------------------------------------------------------------------------------------------ RQ
 
 
-@pytest.fixture
-def queue(face):
+@contextlib.contextmanager
+def in_place(db):
     """A queue of RQ that runs its jobs where they are enqueued."""
-    FACES[:] = [face]
     connection = Redis.from_url(brokers.found("Redis"))
-    made = rq.Queue(brokers.queue(), connection=connection, is_async=False, job_class=unit_job(face.db))
+    made = rq.Queue(brokers.queue(), connection=connection, is_async=False, job_class=unit_job(db))
     yield made
     made.delete(delete_jobs=True)
     for key in connection.scan_iter(f"rq:*{made.name}*"):
         connection.delete(key)
     connection.close()
+
+
+@pytest.fixture
+def queue(face):
+    FACES[:] = [face]
+    with in_place(face.db) as made:
+        yield made
 
 
 @pytest.mark.faces("sync")
@@ -83,13 +100,24 @@ def test_rq_in_its_caller(face, queue, told, stored):
 @alone
 def test_rq_refuses(face, queue, watch):
     """R50: a generator, a coroutine, something that is no `Database`, and a closed one."""
-    for function, words in ((coroutine, "is async def under a Database"), (generator, "is a generator")):
+    for function, words in ((coroutine, f"is async def under a Database; {BEFORE} {PLAIN}"), (generator, "is a generator")):
         assert words in queue.enqueue(function).latest_result().exc_string
     with pytest.raises(BadOption, match=r"unit_job\(…\): NoneType is not a Database"):
         unit_job(None)
     face.db.close()
     with pytest.raises(BadOption, match="'main' is closed"):
         unit_job(face.db)
+
+
+@pytest.mark.drivers("aiosqlite")
+def test_rq_runs_a_coroutine(face, watch, monkeypatch, stored, told):
+    """R25: an `async def` job that is decorated with `@db.unit` of an `AsyncDatabase` runs in that unit, in the loop that RQ gives it."""
+    monkeypatch.setattr(sys.modules[__name__], "keep_later", face.db.unit(keep_later))
+    with in_place(watch(Database("sqlite://")).db) as queue:
+        done = queue.enqueue(f"{__name__}.keep_later", "ada")
+
+    assert done.get_status() == rq.job.JobStatus.FINISHED, done.latest_result().exc_string
+    assert (stored(), told.closed()) == (["ada"], [("keep_later", "committed", "returned")])
 
 
 @alone
@@ -156,18 +184,24 @@ def test_dramatiq_in_a_thread(face, stub, told, stored):
 
 @alone
 def test_dramatiq_refuses(face, stub):
-    """R50: a generator, a coroutine, a second call, something that is no `Database`. A coroutine with a unit of its own is let be."""
+    """R50: a generator, a coroutine, a second call, swapped arguments, no `Database`. A coroutine with a unit of its own is let be."""
     with pytest.raises(MiddlewareError, match=r"is a generator; .* \[unsupported-callable\]"):
         dramatiq.actor(generator, broker=stub)
     bare = StubBroker(middleware=[dramatiq.middleware.AsyncIO()])
     try:
         declared = dramatiq.actor(coroutine, broker=bare)
-        with pytest.raises(UnsupportedCallable, match=r"'coroutine' .* is async def under a Database"):
+        with pytest.raises(
+            UnsupportedCallable, match=r"'coroutine' .* is async def under a Database; .* Make it a plain def, or decorate it"
+        ):
             units_dramatiq.install(bare, face.db)
     finally:
         bare.close()
     with pytest.raises(BadOption, match="called before"):
         units_dramatiq.install(stub, face.db)
+    with pytest.raises(
+        BadOption, match=r"install\(broker, db\): Database is no Broker\. Give that first, and the database after it"
+    ):
+        units_dramatiq.install(face.db, stub)
     with pytest.raises(BadOption, match="NoneType is not a Database"):
         units_dramatiq.install(stub, None)
     assert declared.actor_name == "coroutine"
@@ -224,10 +258,12 @@ async def test_taskiq_in_its_caller(face, told, stored, inplace):
 
 @pytest.mark.drivers("aiosqlite")
 async def test_taskiq_refuses(face, watch):
-    """R50: a plain function, tasks that are there already, a second call, a `Database`, and a closed one."""
+    """R50: a plain function, tasks that are there already, a second call, arguments the wrong way round, and no database."""
     broker = InMemoryBroker()
     with pytest.raises(BadOption, match="NoneType is not a AsyncDatabase"):
         units_taskiq.install(broker, None)
+    with pytest.raises(BadOption, match=r"install\(broker, db\): AsyncDatabase is no AsyncBroker"):
+        units_taskiq.install(face.db, broker)
     units_taskiq.install(broker, face.db)
     with pytest.raises(BadOption, match="called before"):
         units_taskiq.install(broker, face.db)

@@ -490,6 +490,21 @@ async def _(face):
     await settle(box.relay({"receipt": send}, retry=1).step())
 
 
+@provokes("message-failed")
+async def _(face):
+    def send(name):
+        raise LookupError
+
+    box = _box(face, f"outbox_{time.time_ns()}")
+    async with face.unit() as session:
+        await session.run_sync(lambda session: box.table.create(session.connection()))
+        box.put("receipt", VALUE)
+        box.put("receipt", VALUE)
+    relay = box.relay({"receipt": send})
+    await settle(relay.step())
+    await settle(relay.step())
+
+
 # ------------------------------------------------------------------------------------- how it is set up
 
 

@@ -113,7 +113,7 @@ def decorate(database: Database, function: Any, options: UnitOptions) -> Any:
             if result is not None and inspect.iscoroutine(result):
                 result.close()
                 raise UnsupportedCallable(
-                    f"{carried.name!r} returned a coroutine; its unit would end before that runs. Use AsyncDatabase."
+                    f"{carried.name!r} returned a coroutine; its unit would end before that runs. Use AsyncDatabase, or asyncio.run(…) in it."
                 )
         except BaseException as error:
             database.leave(unit, error, callsite.here(2) or carried.site)

@@ -216,6 +216,21 @@ class RunNotNoted(NamedTuple):
     why: str
 
 
+class MessageFailed(NamedTuple):
+    """A relay could not send a message of an outbox, and tries again in *wait* seconds; *site* is where it failed.
+
+    Told at a message's first attempt, and not of others of its topic before one of them was sent.
+    """
+
+    database: str
+    number: int
+    topic: str
+    site: Site | None
+    wait: float
+    attempts: int
+    error: BaseException
+
+
 class MessageDead(NamedTuple):
     """A relay has given up a message of an outbox, after *attempts* attempts; *site* is where the last failed."""
 
@@ -255,6 +270,7 @@ Event: TypeAlias = (
     | JobSkipped
     | JobStillRuns
     | RunNotNoted
+    | MessageFailed
     | MessageDead
     | RelayFailed
 )

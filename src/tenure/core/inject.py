@@ -8,13 +8,14 @@ import re
 import types
 import typing
 from collections.abc import Callable
-from typing import Any, Union, get_args, get_origin
+from typing import Any, Final, Union, get_args, get_origin
 
 from sqlalchemy.orm import Session, scoped_session
 
 from tenure.callsite import core_of, of_function, source_of, words
 from tenure.exceptions import UnsupportedCallable
 
+USE_ASYNC: Final = "Use AsyncDatabase, or a plain def."
 _SESSION_NAME = re.compile(r"\b(?:Async)?Session\b")
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
@@ -25,8 +26,8 @@ def name_of(function: Any) -> str:
     return str(getattr(given, "__qualname__", type(given).__qualname__)).rsplit("<locals>.", 1)[-1]
 
 
-def check(function: Any, *, is_async: bool) -> None:
-    """Raise UnsupportedCallable for what cannot carry a unit, with the remedy."""
+def check(function: Any, *, is_async: bool, instead: str = USE_ASYNC) -> None:
+    """Raise UnsupportedCallable for what cannot carry a unit, with the remedy; *instead* is that for ``async def`` under a ``Database``."""
     inner = core_of(function)
     where = f"{name_of(function)!r} ({words(of_function(function))})"
     opened = "async with db.unit()" if is_async else "with db.unit()"
@@ -40,9 +41,7 @@ def check(function: Any, *, is_async: bool) -> None:
         )
     coroutine = inspect.iscoroutinefunction(inner) or inspect.iscoroutinefunction(function)
     if coroutine and not is_async:
-        raise UnsupportedCallable(
-            f"{where} is async def under a Database; its unit would end before the body runs. Use AsyncDatabase, or a plain def."
-        )
+        raise UnsupportedCallable(f"{where} is async def under a Database; its unit would end before the body runs. {instead}")
     if is_async and not coroutine:
         raise UnsupportedCallable(
             f"{where} is a plain function under an AsyncDatabase; nobody could await its COMMIT. Make it async def."

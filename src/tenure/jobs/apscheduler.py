@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from apscheduler.executors.base import BaseExecutor
 from apscheduler.executors.pool import ProcessPoolExecutor
@@ -10,7 +10,9 @@ from apscheduler.executors.pool import ProcessPoolExecutor
 from tenure.core.aio import AsyncDatabase
 from tenure.core.database import Database
 from tenure.exceptions import BadOption
-from tenure.jobs.job import in_unit
+from tenure.jobs.job import check_runner, in_unit
+
+_INSTEAD: Final = "Give in_units(…) an AsyncDatabase, under AsyncIOScheduler, or make it a plain def."
 
 E = TypeVar("E", bound=BaseExecutor)
 
@@ -24,9 +26,10 @@ def in_units(executor: E, database: Database | AsyncDatabase) -> E:
     with its own options and name; that is also the way for a process pool, and for a job with a parameter for its session.
 
     Raises:
-        BadOption: *executor* runs its jobs in other processes, or *database* is none.
+        BadOption: *executor* is none, or runs its jobs in other processes, or *database* is none.
 
     """
+    check_runner(executor, BaseExecutor, "in_units(executor, db)")
     if isinstance(executor, ProcessPoolExecutor):
         raise BadOption("in_units(ProcessPoolExecutor): a unit does not reach another process. Decorate the jobs with @db.unit.")
     if not isinstance(database, Database | AsyncDatabase):  # pyright: ignore[reportUnnecessaryIsInstance]
@@ -47,7 +50,7 @@ class _JobInUnit:
 
     def __init__(self, job: Any, database: Database | AsyncDatabase) -> None:
         self._job = job
-        self.func = in_unit(database, job.func, job.name)
+        self.func = in_unit(database, job.func, job.name, _INSTEAD)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._job, name)

@@ -14,6 +14,7 @@ from tenure.jobs import job, sending
 
 _signals: Any = signals  # Celery carries no types
 _changing: Any = changing
+_INSTEAD: Final = "Celery awaits nothing. Make it a plain def, which may call asyncio.run(…)."
 _LATE: Final = ("task_acks_late", "task_reject_on_worker_lost")
 
 
@@ -28,9 +29,11 @@ def install(app: Celery, database: Database) -> None:
     the app says otherwise. So a task whose worker was killed runs again, even if the commit had just been done.
 
     Raises:
-        BadOption: *app* has bound tasks already, or was given *database* before, or *database* is no ``Database`` or was closed.
+        BadOption: *app* is no ``Celery``, has bound tasks already, or was given *database* before; or *database* is no ``Database`` or
+            was closed.
 
     """
+    job.check_runner(app, Celery, "install(app, db)")
     untyped: Any = app
     earlier = vars(app).get("annotations")  # asked for when the first task is bound, and kept
     if untyped.finalized or not (earlier is None or any(isinstance(one, _InUnits) for one in earlier)):
@@ -79,7 +82,7 @@ class _InUnits:
     def _carried(self, run: Any, name: str) -> Any:
         if isinstance(run, staticmethod):
             return staticmethod(self._carried(run.__func__, name))  # pyright: ignore[reportUnknownMemberType]
-        return job.apart(self._database, job.in_unit(self._database, run, name), _is_eager)
+        return job.apart(self._database, job.in_unit(self._database, run, name, _INSTEAD), _is_eager)
 
 
 def _is_eager() -> bool:

@@ -21,11 +21,12 @@ def install(broker: Broker, database: Database) -> None:
     called as a function joins. One that is decorated with ``@db.unit(...)`` has its own options and name.
 
     Raises:
-        BadOption: *broker* was given *database* before, or *database* is no ``Database`` or was closed.
+        BadOption: *broker* is no ``Broker``, or was given *database* before, or *database* is no ``Database`` or was closed.
         UnsupportedCallable: An actor cannot carry a unit, as a generator. One that is declared later raises Dramatiq's
             ``MiddlewareError`` with the same words, for that is all which Dramatiq lets through.
 
     """
+    job.check_runner(broker, Broker, "install(broker, db)")
     job.take(broker, database, Database, "install(broker, …)")
     untyped: Any = broker
     for actor in untyped.actors.values():
@@ -37,9 +38,9 @@ def _carry(actor: Actor[..., Any], database: Database) -> None:
     function: Any = actor.fn
     if inspect.iscoroutinefunction(inner := inspect.unwrap(function)):  # Dramatiq has put a plain function around it
         if not hasattr(function, "tenure_databases"):  # it has no unit of its own, as of an AsyncDatabase
-            check(inner, is_async=False)
+            check(inner, is_async=False, instead=job.MAKE_IT_PLAIN)
         return
-    actor.fn = job.in_unit(database, function, actor.actor_name)
+    actor.fn = job.in_unit(database, function, actor.actor_name, job.MAKE_IT_PLAIN)
 
 
 class _Units(Middleware):

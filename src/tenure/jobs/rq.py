@@ -16,7 +16,8 @@ def unit_job(database: Database) -> type[Job]:
     """The class of jobs whose runs are units of *database*: give it as ``job_class`` to the queues and to the worker.
 
     A run commits when its function returns and rolls back when it raises. A queue with ``is_async=False`` runs the job where it is
-    enqueued, in a unit of its own all the same. A function that is decorated with ``@db.unit(...)`` has its own options and name.
+    enqueued, in a unit of its own all the same. A function that is decorated with ``@db.unit(...)`` has its own options and name, and
+    may then be ``async def`` under an ``AsyncDatabase``.
 
     Raises:
         BadOption: *database* is no ``Database``, or was closed.
@@ -25,7 +26,9 @@ def unit_job(database: Database) -> type[Job]:
     job.check(database, Database, "unit_job(…)")
 
     def carried(function: Any, name: str) -> Any:
-        return job.apart(database, job.in_unit(database, function, name))
+        if job.brings_loop(function):
+            return function
+        return job.apart(database, job.in_unit(database, function, name, job.MAKE_IT_PLAIN))
 
     remembered = lru_cache(maxsize=1024)(carried)  # decorating takes longer than a unit, and RQ asks for each run, twice
 

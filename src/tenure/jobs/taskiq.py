@@ -19,9 +19,11 @@ def install(broker: AsyncBroker, database: AsyncDatabase) -> None:
     joins. One that is decorated with ``@db.unit(...)`` has its own options and name.
 
     Raises:
-        BadOption: *broker* has tasks already, or was given *database* before, or *database* is no ``AsyncDatabase`` or was closed.
+        BadOption: *broker* is no ``AsyncBroker``, has tasks already, or was given *database* before; or *database* is no
+            ``AsyncDatabase`` or was closed.
 
     """
+    job.check_runner(broker, AsyncBroker, "install(broker, db)")
     if broker.local_task_registry:
         raise BadOption(
             "install(broker, …) comes after tasks of the broker were defined. Call it right after the broker was made."

@@ -81,6 +81,13 @@ SAID: Final[dict[type[events.Event], tuple[int, str]]] = {
             " its connection was lost before, another process may have. [run-not-noted]"
         ),
     ),
+    events.MessageFailed: (
+        WARNING,
+        (
+            "message {number} ({topic!r}) on {database!r} could not be sent, at {site:line}: {error:error}. It is tried again in {wait:.1f} s,"
+            " {attempts} times in all; what fails with it is not named. [message-failed]"
+        ),
+    ),
     events.MessageDead: (
         ERROR,
         (

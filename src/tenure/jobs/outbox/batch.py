@@ -42,11 +42,22 @@ class Message(NamedTuple):
 
 
 class Failed(NamedTuple):
-    """A message that was not sent, why, and whether it is given up."""
+    """A message that was not sent, and what becomes of it.
+
+    Attributes:
+        message: Which.
+        error: Why.
+        dead: Whether it is given up.
+        wait: Else, seconds until it is tried again.
+        news: Whether nobody knows yet that messages of its topic fail.
+
+    """
 
     message: Message
     error: Exception
     dead: bool
+    wait: float
+    news: bool
 
 
 def _locked(statement: Any, locks: bool) -> Any:
@@ -77,13 +88,15 @@ class Batch:
         table: The outbox's.
         retry: When a message is tried again, and how often.
         keep: Seconds for which a message that was sent is kept; 0: it is deleted at once.
+        failing: The topics of which the last message failed, over all batches; kept here.
 
     """
 
-    def __init__(self, table: Table, retry: Retry, keep: float) -> None:
+    def __init__(self, table: Table, retry: Retry, keep: float, failing: set[str]) -> None:
         self._table = table
         self._retry = retry
         self._keep = keep
+        self._failing = failing
         self._row = 0
         self.sent: list[int] = []
         self.failed: list[Failed] = []
@@ -96,12 +109,16 @@ class Batch:
     def went(self, message: Message) -> None:
         """*message* was sent."""
         self._row = 0
+        self._failing.discard(message.topic)
         self.sent.append(message.id)
 
     def did_not_go(self, message: Message, error: Exception) -> None:
         """It was not."""
         self._row += 1
-        self.failed.append(Failed(message, error, message.attempt >= self._retry.attempts))
+        news = message.attempt == 1 and message.topic not in self._failing
+        self._failing.add(message.topic)
+        wait = min(self._retry.longest, self._retry.first * 2.0 ** min(message.attempt - 1, 64))
+        self.failed.append(Failed(message, error, message.attempt >= self._retry.attempts, wait, news))
 
     def store(self, session: Session) -> None:
         """Write it all down."""
@@ -110,8 +127,7 @@ class Batch:
             session.execute(update(table).where(table.c.id.in_(self.sent)).values(state=SENT, sent=Now(), error=None))
         elif self.sent:
             session.execute(delete(table).where(table.c.id.in_(self.sent)))
-        for message, error, dead in self.failed:
-            wait = min(self._retry.longest, self._retry.first * 2.0 ** min(message.attempt - 1, 64))
+        for message, error, dead, wait, _ in self.failed:
             values = {"attempts": message.attempt, "error": brief(error)[:LONGEST_ERROR], "state": DEAD if dead else PENDING}
             session.execute(update(table).where(table.c.id == message.id).values(**values, due=Now() + wait))
 

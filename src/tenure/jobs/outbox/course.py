@@ -71,6 +71,7 @@ class BaseRelay:
         self._needed = {False: (8, 0, 1), True: (10, 6)} if self._engine.dialect.name in ("mysql", "mariadb") else None
         self._swept = 0.0
         self._failures = 0
+        self._failing: set[str] = set()
         for called in (send,) if self._routes is None else self._routes.values():
             _check_called(called, is_async=database.is_async)
         if self._alone:
@@ -101,13 +102,17 @@ class BaseRelay:
         return self._routes[message.topic](*message.args, **message.kwargs)
 
     def _after(self, batch: Batch, taken: int) -> Done:
-        """The batch is stored: tell what was given up."""
-        for message, error, dead in batch.failed:
+        """The batch is stored: tell what was given up, and what fails now that did not before."""
+        for message, error, dead, wait, news in batch.failed:
+            if not dead and not news:
+                continue
+            called = self._all if self._routes is None else self._routes[message.topic]
+            site = callsite.of_error(error) or callsite.of_function(called)
+            told = (self._database.name, message.id, message.topic, site)
             if dead:
-                called = self._all if self._routes is None else self._routes[message.topic]
-                site = callsite.of_error(error) or callsite.of_function(called)
-                told = (self._database.name, message.id, message.topic, site, message.attempt, error)
-                events.tell(events.MessageDead(*told))
+                events.tell(events.MessageDead(*told, message.attempt, error))
+            else:
+                events.tell(events.MessageFailed(*told, wait, self._retry.attempts, error))
         return Done(len(batch.sent), taken == self._size and not batch.hopeless)
 
     def _sweep_is_due(self) -> bool:

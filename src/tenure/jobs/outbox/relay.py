@@ -89,7 +89,7 @@ class Relay(BaseRelay):
         return done
 
     def _batch(self) -> Done:
-        batch, interrupted = Batch(self.table, self._retry, self._keep), None
+        batch, interrupted = Batch(self.table, self._retry, self._keep, self._failing), None
         with self.database.unit(**self._options()) as session:
             messages = self._claim(session)
             for message in messages:
@@ -165,7 +165,7 @@ class AsyncRelay(BaseRelay):
         return done
 
     async def _batch(self) -> Done:
-        batch, interrupted = Batch(self.table, self._retry, self._keep), None
+        batch, interrupted = Batch(self.table, self._retry, self._keep, self._failing), None
         async with self.database.unit(**self._options()) as session:
             messages = await session.run_sync(self._claim)
             for message in messages:

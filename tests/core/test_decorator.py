@@ -578,6 +578,20 @@ async def test_a_unit_opened_by_the_wrong_syntax(face, way, called):
     assert face.db.current_place.here() is None
 
 
+@one
+@pytest.mark.parametrize("called", [True, False])
+async def test_a_block_taken_for_its_session(face, called):
+    """R50: who calls the session's methods on a unit that is not open is told how to get the session."""
+    block = face.db.unit() if called else face.db.unit
+
+    with pytest.raises(
+        AttributeError, match=r"^'\w+' object has no attribute 'execute'\. Its session has it: .*with db\.unit\(\) as"
+    ):
+        block.execute  # noqa: B018
+    with pytest.raises(AttributeError, match=r"^'\w+' object has no attribute 'exekute'$"):
+        block.exekute  # noqa: B018
+
+
 # ------------------------------------------------------------------------------ sessions passed by hand
 
 

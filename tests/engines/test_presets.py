@@ -105,6 +105,24 @@ def test_an_address_that_cannot_be_read(address):
 
 
 @pytest.mark.parametrize(
+    ("address", "says"),
+    [
+        ("sqlite///app.db", "the database URL has no '://'."),
+        ("postgres://app:s3cret@db/app", "SQLAlchemy knows no dialect 'postgres', but 'postgresql'."),
+        ("nonsense://app:s3cret@db/app", "SQLAlchemy knows no dialect 'nonsense'."),
+        ("postgresql://app:s3cret@db:port/app", "the database URL that begins with 'postgresql' cannot be read."),
+    ],
+)
+def test_what_is_wrong_with_an_address(address, says):
+    """R50: the error says what is wrong with a URL, and how one is written."""
+    with pytest.raises(BadOption) as refused:
+        tenure.Database(address)
+
+    form = "Its form is dialect+driver://user:password@host/name, for SQLite sqlite:///app.db. [bad-option]"
+    assert str(refused.value) == f"{says} {form}"
+
+
+@pytest.mark.parametrize(
     "address",
     [
         "postgresql+psycopg://app:s3cret@h/d",

@@ -50,6 +50,11 @@ class BaseBlock:
         __iter__ = refuses("for")
         __aiter__ = refuses("async for")
 
+        def __getattr__(self, name: str) -> Any:
+            """Those who take it for the session are told how to get that."""
+            way = f". Its session has it: {self.database.as_written}" if hasattr(Session, name) else ""
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}{way}", name=name, obj=self)
+
 
 class Block(BaseBlock):
     """The block of a ``Database``."""

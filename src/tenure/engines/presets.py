@@ -53,10 +53,14 @@ def parse(url: object) -> URL:
         NoSuchModuleError,
         ValueError,
     ) as error:  # ValueError: the port, or what was taken for one, is no number
-        scheme = str(url).partition("://")[0] if "://" in str(url) else "no scheme"
-        raise BadOption(
-            f"the database URL that begins with {scheme!r} cannot be used: {type(error).__name__}. Its form is dialect+driver://user:password@host/name."
-        ) from None
+        scheme, separator, _ = str(url).partition("://")
+        if not separator:
+            wrong = "the database URL has no '://'"
+        elif isinstance(error, NoSuchModuleError):
+            wrong = f"SQLAlchemy knows no dialect {scheme!r}" + (", but 'postgresql'" if scheme.startswith("postgres") else "")
+        else:
+            wrong = f"the database URL that begins with {scheme!r} cannot be read"
+        raise BadOption(f"{wrong}. Its form is dialect+driver://user:password@host/name, for SQLite sqlite:///app.db.") from None
     except ImportError as error:
         raise BadOption(
             f"the driver of {found.drivername if found else url!r} is not installed: {error}. Install it, or name another as dialect+driver://…."

@@ -123,6 +123,24 @@ async def test_retry_does_not_follow_an_unknown_outcome(make_face, proxy):
 
 @postgresql
 @pytest.mark.parametrize("cut", ["before", "after"])
+async def test_what_only_reads_leaves_no_doubt(make_face, proxy, cut):
+    """R40: a read-only unit has nothing to store, so of its lost COMMIT the caller sees the driver's error, and not CommitUnknown."""
+    face, hooks = make_face(through=proxy), Hooks()
+    getattr(proxy, f"cut_{cut}")(b"COMMIT")
+
+    with pytest.raises(sa.exc.DBAPIError):
+        async with face.unit(readonly=True) as session:
+            unit = face.current
+            hooks.on(unit)
+            await session.scalar(sa.select(sa.func.pg_backend_pid()))  # no plain read: it begins a transaction
+
+    assert unit.outcome is Outcome.ROLLED_BACK
+    assert hooks.ran == ["rollback"]
+    assert face.out() == 0
+
+
+@postgresql
+@pytest.mark.parametrize("cut", ["before", "after"])
 async def test_nobody_answers(make_face, proxy, cut, monkeypatch):
     """R40: a server that cannot be reached within the limit leaves the outcome unknown, and that is said."""
     monkeypatch.setattr(outcome, "LIMIT", 0.3)

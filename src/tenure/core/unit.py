@@ -328,8 +328,8 @@ class BaseUnit(Generic[S]):
     def in_doubt(self, error: BaseException) -> BaseException | None:
         """What to raise when the connection was lost, or the program interrupted, while COMMIT was under way; else None."""
         door = self._door
-        if door is None or not door.commit_sent() or self.savepoint is not None:
-            return None
+        if door is None or not door.commit_sent() or self.savepoint is not None or self.options.readonly:
+            return None  # what only reads has nothing to store
         return doubt(f"{self.name!r} ({words(self.site)})", error)
 
     @property

@@ -10,6 +10,7 @@ MAKEFLAGS += --no-print-directory
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := $(VENV)/demo.stamp
+CLUSTER := $(VENV)/cluster.stamp
 HOSTS := $(VENV)/hosts.stamp
 DEV := $(VENV)/dev.stamp
 BENCH := $(VENV)/bench.stamp
@@ -24,6 +25,9 @@ DOCS := README.md $(wildcard docs)
 SECONDS ?=
 DB ?=
 HOST ?=
+# For `make cluster`, which takes SECONDS and SEED as well: what is killed, and which RabbitMQ; empty: its own defaults.
+KILL ?=
+AMQP ?=
 # For `make upstream`: which part, e.g. UPSTREAM=sqlite; empty: all.
 UPSTREAM ?=
 # For `make bench`: which rows, e.g. ONLY="postgresql far"; empty: all. QUICK=1 or ROUNDS=5 make it shorter.
@@ -49,8 +53,8 @@ demo: $(if $(filter-out webpy,$(HOST)),$(HOSTS),$(DEMO)) ## see it live: a web a
 	@exec env SECONDS='$(SECONDS)' DB='$(DB)' HOST='$(HOST)' $(BIN)/python -m examples.load
 
 .PHONY: cluster
-cluster: $(DEMO) ## eight processes on one PostgreSQL, some killed at random, and the account (SECONDS=20)
-	@exec env SECONDS='$(SECONDS)' $(BIN)/python -m examples.cluster
+cluster: $(CLUSTER) ## two nodes with PostgreSQL, PgBouncer and RabbitMQ, killed at random (SECONDS=20 SEED=7 KILL="..." AMQP=own|URL)
+	@exec env SECONDS='$(SECONDS)' SEED='$(SEED)' KILL='$(KILL)' AMQP='$(AMQP)' $(BIN)/python -m examples.cluster
 
 ##@ Test
 
@@ -131,6 +135,11 @@ $(BIN)/python:
 $(DEMO): pyproject.toml | $(BIN)/python
 	@echo "== installing what the demonstration needs (once)"
 	@$(BIN)/python $(INSTALL) --editable '.[asyncio]' --group demo
+	@touch $@
+
+$(CLUSTER): pyproject.toml $(DEMO)
+	@echo "== installing what the cluster needs (once)"
+	@$(BIN)/python $(INSTALL) --group cluster
 	@touch $@
 
 $(HOSTS): pyproject.toml $(DEMO)

@@ -63,7 +63,10 @@ def here(depth: int = 1) -> Site | None:
     try:
         frame = sys._getframe(depth)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - documented, with an underscore
     except ValueError:  # a greenlet's stack may be shorter; what it has are frames of tenure and SQLAlchemy
-        frame = None
+        return of_frame(None)
+    code = frame.f_code
+    if _RANKS.get(code.co_filename) == 0:  # as a rule: nothing to look for
+        return code, frame.f_lineno or code.co_firstlineno
     return of_frame(frame)
 
 

@@ -24,6 +24,9 @@ def here() -> Any:
 
 def blocking() -> Any:
     """The greenlet in which code that blocks runs, weakly, else the thread."""
+    modules = sys.modules
+    if "gevent" not in modules and "eventlet" not in modules:
+        return threading.current_thread()
     own = green()
     return threading.current_thread() if own is None else weakref.ref(own)
 

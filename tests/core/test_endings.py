@@ -630,3 +630,20 @@ async def test_a_failed_close_is_that_units_own(face, told, monkeypatch, error):
 
     assert len([one for one in told if isinstance(one, events.EndTroubled)]) == (error is RuntimeError)
     assert face.out() == 0
+
+
+@pytest.mark.drivers("sqlite")
+async def test_whether_a_session_is_clean(face):
+    """R1: SQLAlchemy's private `_is_clean`, by which a unit of reads ends at once, knows what is new, changed and deleted."""
+    async with face.unit() as session:
+        session.add_all([User(name="ada"), User(name="bob")])
+        assert not session.raw._is_clean()
+    async with face.unit() as session:
+        ada, bob = await session.scalars(sa.select(User).order_by(User.name))
+        assert session.raw._is_clean()
+        ada.name = "eve"
+        assert not session.raw._is_clean()
+        await session.flush()
+        assert session.raw._is_clean()
+        await session.delete(bob)
+        assert not session.raw._is_clean()

@@ -242,8 +242,7 @@ def test_an_error_that_takes_no_notes_ends_like_any_other():
 )
 def test_what_entering_means(propagation, outside, inside):
     """R5: each propagation has one meaning where no unit is open, and one where there is one."""
-    assert plan.opening(propagation, inside=False) is outside
-    assert plan.opening(propagation, inside=True) is inside
+    assert plan.OPENINGS[propagation] == (outside, inside)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session
@@ -38,7 +38,8 @@ from tenure.engines.supply import Supply
 from tenure.exceptions import BadOption, DatabaseDraining, JoinRefused, NoUnit, TenureError, UnexpectedUnit, annotate
 
 S = TypeVar("S")
-_STORED, _NOTHING_STORED = Verdict(Outcome.COMMITTED), Verdict(Outcome.READ_ONLY)
+_STORED: Final = Verdict(Outcome.COMMITTED)
+_NOTHING_STORED: Final = Verdict(Outcome.READ_ONLY)
 FINAL = frozenset(["bind", "binds", "close_resets_only", "autobegin", "twophase", "join_transaction_mode"])
 
 
@@ -79,6 +80,7 @@ class BaseDatabase(Replicated, Portable, Generic[S]):
         )
         self.plain = PlainReads(engine.dialect)
         self.current_place = Current(self.name)
+        self.classic: dict[tuple[Supply, Hold | None, str | None], bool] = {}  # whether a unit of such options holds throughout
         self.units = OpenUnits()
         self.in_greenlet = GreenletsBlocked(self.name, engine)
         for supply in self.supplies:
@@ -176,7 +178,7 @@ class BaseDatabase(Replicated, Portable, Generic[S]):
 
         """
         outer = under if under is not None else self.current_place.open()
-        how = plan.opening(options.propagation, outer is not None)
+        how = plan.OPENINGS[options.propagation][outer is not None]
         if how is Opening.OWN and under is not None:
             raise JoinRefused(
                 f"{name or 'a unit'} ({words(site)}) has propagation={options.propagation!r}, but was given the session of {under.root.name!r}"
@@ -277,13 +279,17 @@ class BaseDatabase(Replicated, Portable, Generic[S]):
         """End *unit* without I/O, if nothing was done that takes some; None where a plan must be carried out."""
         if error is not None or not unit.owns or not unit.needs_no_end():
             return None
-        if self.is_async and unit.door is not None and unit.door.keeps_connection:
+        door = unit.door
+        if self.is_async and door is not None and door.keeps_connection:
             return None  # giving it back is awaited
         unit.ending = True
         verdict = settled or (_STORED if unit.stored() else _NOTHING_STORED)
-        if unit.door is None or unit.door.retire():
-            return verdict
-        return plan.drive(plan.end(None, unit, verdict), unit.act)
+        if door is not None and not door.retire():
+            try:
+                door.close()
+            except BaseException as failed:
+                return plan.unclosed(verdict, failed)
+        return verdict
 
     def ending(self, unit: BaseUnit[S], error: BaseException | None, settled: Verdict | None = None) -> Plan | None:
         """The plan that ends *unit*; None for one that has joined, whose end is no more than a note."""

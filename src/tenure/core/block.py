@@ -151,7 +151,7 @@ class UnitFactory(Block):
 
         """
         if function is None:
-            return UnitBlock(self.database, self.database.unit_options(options))
+            return UnitBlock(self.database, self.database.unit_options(options) if options else opts.DEFAULT)
         if options:
             raise BadOption("db.unit(function, …): give the options first, as @db.unit(readonly=True).")
         return decorate(self.database, function, self._options)

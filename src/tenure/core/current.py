@@ -84,19 +84,25 @@ class Current:
 
     def here(self) -> BaseUnit[Any] | None:
         """The innermost unit of this context, open or ended; never opens one."""
-        return found_at(self.var.get())[0]
+        place = self.var.get()
+        return None if place is nobody else found_at(place)[0]
 
     def open(self) -> BaseUnit[Any] | None:
         """The innermost open unit of this context; opens the one that a host has prepared."""
-        unit, place = found_at(self.var.get())
+        place = self.var.get()
+        if place is nobody:
+            return None
+        unit, place = found_at(place)
         if unit is None:
             return None if place is nobody or place is afterwards else cast("Slot", place).open()
         return innermost_open(unit)
 
     def enter(self, unit: BaseUnit[Any]) -> Token[Place]:
         """Make *unit* current until ``reset`` is called with the token."""
+        around = self.var.get()
         place = Here(unit)
-        place.around = found_at(self.var.get())[1]  # not one that is gone, or dropped units would form an endless chain
+        # Not one that is gone, or dropped units would form an endless chain.
+        place.around = around if around is nobody else found_at(around)[1]
         return self.var.set(place)
 
     def set(self, place: Place) -> Token[Place]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import threading
 import time
 import weakref
@@ -10,7 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from tenure import callsite, workers
-from tenure.callsite import Site, greenlet_finder, words
+from tenure.callsite import Site, words
 from tenure.core.current import found_at, innermost_open
 from tenure.core.obituary import gone
 from tenure.core.timed import TimedSession
@@ -30,7 +31,8 @@ def identities() -> Callable[[], object]:
     """What tells two users of a session apart: each call of an AsyncSession runs in a greenlet of its own, and so do gevent's and
     eventlet's workers. Asked once for each session, which is to be told the same all along.
     """
-    return greenlet_finder() or threading.current_thread
+    greenlet = sys.modules.get("greenlet")
+    return threading.current_thread if greenlet is None else getattr(greenlet, "getcurrent", threading.current_thread)
 
 
 class GuardedSession(TimedSession):
@@ -58,7 +60,7 @@ class GuardedSession(TimedSession):
         """Raise unless the unit is open and this context descends from it."""
         place = self._var.get()
         here = place()
-        unit = self._unit
+        unit = self._unit_ref() or self._unit
         if (here is unit or unit.ending) and not unit.ended:
             return
         if unit.ended:
@@ -107,7 +109,10 @@ class GuardedSession(TimedSession):
             return
         try:
             self._check()
-            site = self.line(4)
+            if self._options is not None:
+                self._set_up()  # rather than by the first attribute that is missed
+            unit = self._unit_ref() or self._unit
+            site = unit.end_site if unit.ending and unit.end_site is not None else callsite.here(4)
             if self.timed:
                 self._clock_in(operation, site)
         except BaseException:  # whoever is not let in, or is interrupted here, leaves the door open
@@ -117,7 +122,7 @@ class GuardedSession(TimedSession):
         if not self.touched:
             self._touch()
         if self._owner_turn is None or self._owner_turn() is not me:
-            self._owner_turn, self._owner = weakref.ref(me), self._worker()
+            self._owner_turn, self._owner = weakref.ref(me), me if me is self._opener else self._worker()
         self._since, before, self._site = time.monotonic(), self._site, site
         if self._pinned and self._since - self._left > self._notices.idle:
             self._notices.held_idle(self._unit, self._since - self._left, before, self._site)
@@ -144,7 +149,6 @@ class GuardedSession(TimedSession):
         finally:
             self._depth = 0
             self._turn = None
-            self._returned = time.monotonic()
             if self._lock.locked():
                 self._lock.release()
             if self._last_call:

@@ -93,11 +93,13 @@ class HoldingSession(LateSession):
             self._refuse_write(clause)
             self._not_plain(clause)
         if not self._pinned:
-            self._decide()
-            if not plain or self._explicit or self.in_nested_transaction() or self._is_classic() or self._streams:
+            if self._undecided is not None:
+                self._decide()
+            if not plain or self._explicit or self._is_classic() or self._streams or self.in_nested_transaction():
                 self._pin()
             elif self._lease is None:
-                self._lease = self._resumed() or self._lend(self._supply.read, begun=bool(self.dispatch.after_begin))
+                kept = None if self._parked is None else self._resumed()
+                self._lease = kept or self._lend(self._supply.read, begun=bool(self.dispatch.after_begin))
         assert self._lease is not None
         return self._lease.connection
 
@@ -136,16 +138,22 @@ class HoldingSession(LateSession):
     def _is_classic(self) -> bool:
         """Whether this unit is a transaction from its first statement on."""
         if self._classic is None:
-            options = self._unit.options
-            hold = options.hold or self._unit.database.hold
-            self._classic = (
-                hold == "transaction"
-                or bool(options.settings)
-                or not self._supply.profile.reads_alone
-                or streams(None, getattr(self, "execution_options", None))  # new in SQLAlchemy 2.1
-                or strength(self._isolation()) > _READ_COMMITTED
-            )
+            unit = self._unit
+            options, known = unit.options, unit.database.classic
+            own = getattr(self, "execution_options", None)  # new in SQLAlchemy 2.1
+            if options.settings or own:
+                self._classic = bool(options.settings) or streams(None, own) or self._asks_for_more()
+            else:
+                way = self._supply, options.hold, options.isolation
+                if (classic := known.get(way)) is None:
+                    classic = known[way] = self._asks_for_more()
+                self._classic = classic
         return self._classic
+
+    def _asks_for_more(self) -> bool:
+        """Whether what this unit or its database asks for is not to be had of reads in autocommit."""
+        hold = self._unit.options.hold or self._unit.database.hold
+        return hold == "transaction" or not self._supply.profile.reads_alone or strength(self._isolation()) > _READ_COMMITTED
 
     def _isolation(self) -> str:
         """The isolation asked for, else the database's; SQLite's only one does not count where nobody asked for it."""

@@ -23,7 +23,6 @@ class LateSession(Session):
 
     def __init__(self, **options: Any) -> None:
         self._options = options
-        self._setting_up = threading.RLock()
         if not _SHADOWED.isdisjoint(options):
             self._set_up()
 
@@ -33,7 +32,7 @@ class LateSession(Session):
         return self._retired
 
     def _set_up(self) -> None:
-        with self._setting_up:  # two threads may be the first
+        with self.__dict__.setdefault("_setting_up", threading.RLock()):  # two threads may be the first
             if self._options is None:
                 return
             given = {**self.__dict__, "_options": None}  # what was set on the session before goes before the constructor's

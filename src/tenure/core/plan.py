@@ -6,9 +6,9 @@ A shell carries each step out and sends back what became of it: ``drive`` for th
 from __future__ import annotations
 
 import enum
-from collections.abc import Awaitable, Callable, Generator, Iterable
+from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias, TypeVar
+from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
 from tenure.exceptions import annotate, brief
 
@@ -106,17 +106,14 @@ class Facts(Protocol):
 Plan: TypeAlias = Generator[Step, None, Verdict]
 
 
-def opening(propagation: str, inside: bool) -> Opening:
-    """What entering a unit with *propagation* means where a unit is open (*inside*) or not."""
-    if propagation == "new":
-        return Opening.OWN
-    if propagation == "never":
-        return Opening.UNEXPECTED if inside else Opening.OWN
-    if propagation == "mandatory" and not inside:
-        return Opening.MISSING
-    if not inside:
-        return Opening.OWN
-    return Opening.SAVEPOINT if propagation == "nested" else Opening.JOIN
+# What entering a unit means, by its propagation: where no unit is open, and within one.
+OPENINGS: Final[Mapping[str, tuple[Opening, Opening]]] = {
+    "required": (Opening.OWN, Opening.JOIN),
+    "new": (Opening.OWN, Opening.OWN),
+    "nested": (Opening.OWN, Opening.SAVEPOINT),
+    "mandatory": (Opening.MISSING, Opening.JOIN),
+    "never": (Opening.OWN, Opening.UNEXPECTED),
+}
 
 
 def begin(how: Opening, readonly: bool, inside_readonly: bool) -> Generator[Step, None, None]:

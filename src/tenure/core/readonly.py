@@ -24,7 +24,7 @@ class ReadOnlySession(GuardedSession):
 
     def _through(self, operation: str, call: Callable[..., Any], *args: Any, **kw: Any) -> Any:
         """The way into the session for everything that may reach the database."""
-        if self._turn is self._identity():  # a call within a call: the outermost sees to everything
+        if self._turn is not None and self._turn is self._identity():  # a call within a call: the outermost sees to everything
             return call(*args, **kw)
         self._enter(operation)
         error: BaseException | None = None

@@ -113,9 +113,10 @@ class TimedSession(HoldingSession):
     # -- around each lease ------------------------------------------------------------------------------------
 
     def _lend(self, take: Callable[..., Lease], *args: Any, **kw: Any) -> Lease:
+        if self._running is None:
+            return take(self._holder(), *args, **kw)
         lease = self._wait(take, self._holder(), *args, **kw)
-        if self._running is not None:
-            self._watch_over(self._running, lease)
+        self._watch_over(self._running, lease)
         return lease
 
     def _may_park(self) -> bool:

@@ -34,7 +34,8 @@ S = TypeVar("S")
 class BaseUnit(Generic[S]):
     """One bounded piece of work. What ``db.current`` gives; made by ``db.unit`` and by hosts, never by hand.
 
-    A unit that has joined another, or is a savepoint in it, has that unit's session and *root*.
+    A unit that has joined another, or is a savepoint in it, has that unit's session and *root*; one that *owns* has opened the
+    transaction, and so may end it.
     """
 
     ended = False
@@ -77,6 +78,7 @@ class BaseUnit(Generic[S]):
         self.site = site
         self.parent = parent
         self._root = parent.root if joins and parent is not None else None
+        self.owns = self._root is None
         self._name = name
         self.opened = time.monotonic()
 
@@ -182,14 +184,9 @@ class BaseUnit(Generic[S]):
     # -- what the shells and the session ask ----------------------------------------------------------
 
     @property
-    def owns(self) -> bool:
-        """Whether this unit opened the transaction, and so may end it."""
-        return self._root is None
-
-    @property
     def door(self) -> UnitSession | None:
         """The session as the synchronous object that both faces share, or None while it was not asked for."""
-        return self.root._door
+        return self._door if self._root is None else self._root._door
 
     def scope(self) -> BaseUnit[S]:
         """The unit whose work can be undone by itself: the innermost savepoint, else the root."""
@@ -398,13 +395,17 @@ class BaseUnit(Generic[S]):
             self.reason = type(error).__name__
         elif self._asked is not None and outcome is Outcome.ROLLED_BACK:
             self.reason = self._asked
-        if self.end_time - self.opened > self.database.notices.age and self.root is self and not self.settled:
-            self.database.notices.too_old(self, self.end_time - self.opened, site)
-        if outcome is Outcome.UNKNOWN and self.root is self:
+        took = self.end_time - self.opened
+        is_old = took > self.database.notices.age and not self.settled
+        if self.owns and (is_old or outcome is Outcome.UNKNOWN or events.wanted(events.UnitClosed)):
+            self._tell(outcome, took, is_old)
+
+    def _tell(self, outcome: Outcome, took: float, is_old: bool) -> None:
+        if is_old:
+            self.database.notices.too_old(self, took, self.end_site)
+        if outcome is Outcome.UNKNOWN:
             events.tell(events.InDoubt(self.database.name, self.name, self.site, self.reason))
-        if self.root is self and events.wanted(events.UnitClosed):
-            took = self.end_time - self.opened
-            events.tell(events.UnitClosed(self.database.name, self.name, self.site, outcome, self.reason, took))
+        events.tell(events.UnitClosed(self.database.name, self.name, self.site, outcome, self.reason, took))
 
     def refuse_unless_owner(self, operation: str) -> None:
         """Raise NotOwner where this unit has joined another."""

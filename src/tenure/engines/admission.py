@@ -242,7 +242,8 @@ class Queue:
         return len(self._spare)
 
     def _note_peak(self) -> None:
-        self.peak = max(self.peak, self.used - len(self._spare))
+        if (out := self.used - len(self._spare)) > self.peak:
+            self.peak = out
 
 
 def admission_of(value: Any) -> Admission | None:

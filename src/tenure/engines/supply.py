@@ -67,6 +67,7 @@ class Supply:
         self.profile = profile_of(engine)
         self.interrupt = interrupt_of(engine)
         self.gate = gate_of(engine, name, admission)
+        self.give_back, self.park, self.unpark = self.gate.give_back, self.gate.park, self.gate.unpark
         self.ledger = self.gate.ledger
         self.witness = Witness(engine)
         self.liveness = Liveness(engine, self.ledger, liveness)
@@ -143,21 +144,9 @@ class Supply:
         """Add a note to *error* that says who has the write lock, if it came of that."""
         locks.explain(self.ledger, error, holder)
 
-    def give_back(self, lease: Lease) -> None:
-        """End a lease. The connection is returned, or discarded if it can no longer be used."""
-        self.gate.give_back(lease)
-
-    def park(self, lease: Lease) -> bool:
-        """Keep the lease of a read for its unit's next one until somebody else needs it; False when it must be given back now."""
-        return self.gate.park(lease)
-
-    def unpark(self, lease: Lease) -> bool:
-        """Have a parked lease back, to give it back; False when it was taken."""
-        return self.gate.unpark(lease)
-
     def resume(self, lease: Lease) -> bool:
         """Use a parked lease for the next read; False when it was taken, or its connection was lost and is discarded."""
-        if not self.gate.unpark(lease):
+        if not self.unpark(lease):
             return False
         usable = False
         try:
@@ -204,7 +193,8 @@ class Supply:
             )
 
     def _take(self, engine: Engine, holder: Holder) -> Lease:
-        self._refuse_if_closed()
+        if self.closed:
+            self._refuse_if_closed()
         try:
             if self.profile.rests:
                 with resting.taking():

@@ -11,7 +11,7 @@ from sqlalchemy import event
 from tenure.core import events
 from tenure.core.plan import Outcome
 from tenure.core.session import UnitSession
-from tenure.exceptions import NoUnit, RollbackOnly, UnitEnded
+from tenure.exceptions import NoUnit, RollbackOnly, UnitEnded, WrongBlock
 
 from support.models import Pledge, User
 from support.probe import line, outside, stored
@@ -546,6 +546,46 @@ async def test_a_unit_left_in_another_task(face, told):
 
     assert stored(face) == ["ada"]
     assert told.outcomes() == ["committed"]
+
+
+@pytest.mark.drivers("sqlite")
+def test_a_block_shared_by_generators(make_face, told):
+    """R1: generators that share one block, each entered in one context and left in another, as in a framework's pool of threads,
+    end their own units only.
+    """
+    face = make_face()
+
+    def dependency(name):
+        with face.db.unit as session:
+            session.add(User(name=name))
+            yield
+
+    first, second, third = (dependency(name) for name in ("ada", "bob", "cyd"))
+    for one in (first, second, third):
+        contextvars.copy_context().run(next, one)
+    with pytest.raises(RuntimeError, match="on purpose"):
+        contextvars.copy_context().run(first.throw, RuntimeError("on purpose"))
+    for one in (second, third):
+        contextvars.copy_context().run(next, one, None)
+
+    assert told.outcomes() == ["rolled back", "committed", "committed"]
+    assert stored(face) == ["bob", "cyd"]
+
+
+@pytest.mark.drivers("sqlite")
+def test_a_shared_block_left_by_nobody_known(make_face, told):
+    """R1: where it cannot be told which of several entries is left, none is ended in another's place."""
+    face = make_face()
+    stacks = [(contextvars.copy_context(), ExitStack()) for _ in "ab"]
+    for context, stack in stacks:
+        context.run(stack.enter_context, face.db.unit)
+    with pytest.raises(WrongBlock, match=r"left at test_endings\.py:\d+ was entered elsewhere, and 2 entries of it are open"):
+        contextvars.copy_context().run(stacks[0][1].close)
+    assert told.outcomes() == []
+
+    stacks[1][0].run(stacks[1][1].close)  # in its own context it is known
+    contextvars.copy_context().run(face.db.unit.__exit__, None, None, None)  # and this is the only one left
+    assert told.outcomes() == ["read only", "read only"]
 
 
 @some

@@ -303,7 +303,7 @@ async def test_reclaiming_that_is_cancelled(make_face, proxy):
     await face.spawn(lambda: leave_open(face, kept), inherit=False)
     proxy.freeze()  # ROLLBACK is on its way, and stays there
     waits = asyncio.create_task(next_one(face))
-    await face.until(lambda: kept[0].raw._open[0].ending)
+    await face.until(lambda: kept[0].raw._open[0][0].ending)
     waits.cancel()
     await asyncio.sleep(0)
     proxy.thaw()

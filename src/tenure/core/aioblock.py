@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, overload
 
@@ -33,8 +34,9 @@ class AsyncBlock(BaseBlock):
     async def __aenter__(self) -> AsyncSession:
         if self._options.retry is not None:
             raise no_retry()
-        unit = await self.database.enter(self._options, callsite.here(2))
-        self._open.append(unit)
+        frame = sys._getframe(1)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - documented, with an underscore
+        unit = await self.database.enter(self._options, callsite.of_frame(frame))
+        self._open.append((unit, frame.f_code, id(frame)))
         try:
             return unit.session
         except BaseException as error:  # as in UnitBlock
@@ -42,9 +44,10 @@ class AsyncBlock(BaseBlock):
             raise
 
     async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        unit = leaving(self._open, self.database.current_place.here(), error)
+        frame = sys._getframe(1)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - documented, with an underscore
+        unit = leaving(self._open, frame, self.database.current_place.here(), error)
         if unit is not None:
-            await self.database.leave(unit, error, callsite.here(2))
+            await self.database.leave(unit, error, callsite.of_frame(frame))
 
 
 class AsyncUnitBlock(AsyncBlock):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, overload
+from types import CodeType, FrameType
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeAlias, TypeVar, overload
 
 from sqlalchemy.orm import Session
 
@@ -17,6 +19,9 @@ from tenure.exceptions import BadOption, UnitEnded, UnsupportedCallable, WrongBl
 if TYPE_CHECKING:
     from tenure.core.database import Database
 
+Entry: TypeAlias = (
+    "tuple[BaseUnit[Any], CodeType, int]"  # the unit, and the `with` statement under way: its code, and its frame's id
+)
 P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
@@ -43,7 +48,7 @@ class BaseBlock:
     def __init__(self, database: Any, options: UnitOptions) -> None:
         self.database = database
         self._options = options
-        self._open: list[BaseUnit[Any]] = []
+        self._open: list[Entry] = []
 
     if not TYPE_CHECKING:
         __await__ = refuses("await")
@@ -67,8 +72,9 @@ class Block(BaseBlock):
     def __enter__(self) -> Session:
         if self._options.retry is not None:
             raise no_retry()
-        unit = self.database.enter(self._options, callsite.here(2))
-        self._open.append(unit)
+        frame = sys._getframe(1)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - documented, with an underscore
+        unit = self.database.enter(self._options, callsite.of_frame(frame))
+        self._open.append((unit, frame.f_code, id(frame)))
         try:
             return unit.session
         except BaseException as error:  # session_options may hold what Session refuses; without this the unit would stay current
@@ -76,9 +82,10 @@ class Block(BaseBlock):
             raise
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        unit = leaving(self._open, self.database.current_place.here(), error)
+        frame = sys._getframe(1)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - documented, with an underscore
+        unit = leaving(self._open, frame, self.database.current_place.here(), error)
         if unit is not None:
-            self.database.leave(unit, error, callsite.here(2))
+            self.database.leave(unit, error, callsite.of_frame(frame))
 
 
 class UnitBlock(Block):
@@ -157,21 +164,36 @@ class UnitFactory(Block):
         return decorate(self.database, function, self._options)
 
 
-def leaving(opened: list[BaseUnit[Any]], here: BaseUnit[Any] | None, error: BaseException | None) -> BaseUnit[Any] | None:
-    """Which entry of a block is left: that of this context, else (left in another context than entered) the last. None where somebody
-    else has left it already; who does not come with an *error* of their own is told.
+def leaving(
+    opened: list[Entry], frame: FrameType, here: BaseUnit[Any] | None, error: BaseException | None
+) -> BaseUnit[Any] | None:
+    """Which entry of a block is left: the only one, else that of the same ``with`` statement, else that of this context.
+
+    None where it was left already, or cannot be told; who does not come with an *error* of their own is told.
     """
+    there = list(opened)
+    if len(there) > 1:
+        # ExitStack and its like leave a block in another frame than they enter it; a generator has one, whatever thread it runs in.
+        same = [one for one in there if one[1] is frame.f_code and one[2] == id(frame)]
+        there = same or [one for one in there if one[0] is here]
     try:
-        unit = here if here is not None and here in opened else opened[-1]
-        opened.remove(unit)
-    except (IndexError, ValueError):  # two threads at once
-        if error is not None:
-            return None
-        raise UnitEnded(
-            f"the block left at {callsite.words(callsite.here(3))} has no unit open: it was left already, maybe by another thread or task,"
-            " whose outcome counts. Leave a block once, in the code that has entered it."
-        ) from None
-    return unit
+        found = there[-1]
+        opened.remove(found)
+        return found[0]
+    except (IndexError, ValueError):  # left already; by two threads at once, even
+        pass
+    if error is not None:
+        return None
+    left, others = callsite.words(callsite.here(3)), len(opened)
+    if others:
+        raise WrongBlock(
+            f"the block left at {left} was entered elsewhere, and {others} entries of it are open: it cannot be told which this is."
+            " Enter a block of its own: `with db.unit() as session:`."
+        )
+    raise UnitEnded(
+        f"the block left at {left} has no unit open: it was left already, maybe by another thread or task, whose outcome counts."
+        " Leave a block once, in the code that has entered it."
+    )
 
 
 def no_retry() -> UnsupportedCallable:

@@ -112,7 +112,7 @@ class GuardedSession(TimedSession):
             if self._options is not None:
                 self._set_up()  # rather than by the first attribute that is missed
             unit = self._unit_ref() or self._unit
-            site = unit.end_site if unit.ending and unit.end_site is not None else callsite.here(4)
+            site = (None if unit.ending else callsite.here(4)) or self.line(4)
             if self.timed:
                 self._clock_in(operation, site)
         except BaseException:  # whoever is not let in, or is interrupted here, leaves the door open

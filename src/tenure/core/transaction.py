@@ -312,6 +312,9 @@ class TransactionSession(ReadOnlySession):
     # -- what SQLAlchemy tells -----------------------------------------------------------------------------------
 
     def transaction_ended(self, transaction: SessionTransaction) -> None:
+        if self._reading_ends and not self._pinned:  # nothing in it concerns the unit
+            self._explicit, self._ended_early, self._streamed = False, True, None
+            return
         # Not every rollback is told as one: after a failed flush, ``with session.begin_nested():`` only closes what it began.
         lost = self._pinned and not self._reading_ends
         doubtful = self._pinned and self._lease is not None and self._lease.commit_sent and self._lease.connection.invalidated

@@ -221,6 +221,7 @@ async def test_never_may_not_be_within_a_unit(face):
         ({}, {"retry": 3}, "retry=, which runs the whole unit again"),
         ({}, {"isolation": "SERIALIZABLE", "propagation": "nested"}, "isolation='SERIALIZABLE'"),
         ({}, {"isolation": "SERIALIZABLE", "propagation": "mandatory"}, "isolation='SERIALIZABLE'"),
+        ({"isolation": "SERIALIZABLE"}, {"isolation": "READ COMMITTED", "hold": "transaction"}, "hold='transaction'"),
     ],
 )
 async def test_joining_for_more_is_refused(face, outer, inner, why):

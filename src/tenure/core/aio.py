@@ -15,22 +15,22 @@ from tenure.callsite import Site
 from tenure.checks import check_seconds
 from tenure.core import plan
 from tenure.core.aioblock import AsyncUnitFactory
-from tenure.core.base import BaseDatabase, attach
+from tenure.core.base import BaseDatabase
 from tenure.core.current import afterwards
 from tenure.core.database import taken
 from tenure.core.drain import CLOSING, Drained, drain
-from tenure.core.hooks import Hook
+from tenure.core.hooks import Hook, report
 from tenure.core.limits import Limits
 from tenure.core.loops import refuse_trio
 from tenure.core.options import GuardMode, Hold, UnitOptions
-from tenure.core.plan import Opening, Plan, Step, Verdict, adrive, drive
+from tenure.core.plan import Opening, Plan, Step, Verdict, adrive, attach, drive
 from tenure.core.session import AsyncioUnitSession, UnitSession
 from tenure.core.shield import finish
 from tenure.core.unit import BaseUnit
 from tenure.engines import presets
 from tenure.engines.admission import Admission
 from tenure.engines.deadline import Deadline
-from tenure.engines.replicas import Replicas, opened
+from tenure.engines.replicas import Replicas, servers
 from tenure.exceptions import WrongDriver
 
 if TYPE_CHECKING:
@@ -90,15 +90,9 @@ class AsyncDatabase(BaseDatabase[AsyncSession]):
         if callsite.greenlet_finder() is None:
             raise ImportError("AsyncDatabase needs greenlet, by which SQLAlchemy serves asyncio. Install tenure[asyncio].")
         check_seconds("finish_within", finish_within, above=0.0)
-        engine = _engine_of(url_or_engine, engine_options, pooler)
-        settings, others = opened(
-            replicas,
-            engine.sync_engine,
-            engine_options,
-            lambda one: _engine_of(one, {} if isinstance(one, AsyncEngine) else engine_options, pooler),
-        )
+        found = servers(url_or_engine, replicas, engine_options, lambda one, options: _engine_of(one, options, pooler))
         super().__init__(
-            engine.sync_engine,
+            found,
             name=name,
             isolation=isolation,
             hold=hold,
@@ -107,14 +101,9 @@ class AsyncDatabase(BaseDatabase[AsyncSession]):
             session_options=session_options,
             liveness=liveness,
             limits=limits,
-            replicas=settings,
-            replica_engines=[one.sync_engine for one in others],
         )
-        given = (url_or_engine, *settings.servers)
-        self._owned = [made for made, one in zip((engine, *others), given, strict=True) if not isinstance(one, AsyncEngine)]
-        self._anchor = presets.anchor(engine.url)
         self._finish_within = finish_within
-        self.engine: AsyncEngine = engine
+        self.engine: AsyncEngine = found.primary
         self.unit = AsyncUnitFactory(self)
 
     if TYPE_CHECKING:  # the base knows the class of its units at run time only
@@ -134,9 +123,9 @@ class AsyncDatabase(BaseDatabase[AsyncSession]):
         """
         await self.drain(CLOSING)
         for supply in self.supplies:
-            await supply.gate.leave_loops(home=bool(self._owned))
+            await supply.gate.leave_loops(home=bool(self._servers.owned))
             supply.close()
-        for engine in self._owned:
+        for engine in self._servers.owned:
             await engine.dispose()
         if self._anchor is not None:
             self._anchor.close()
@@ -228,7 +217,7 @@ class AsyncDatabase(BaseDatabase[AsyncSession]):
         """Run hooks to their end, whatever happens to this task; gives back the cancellation that came meanwhile."""
         was_cancelled = isinstance(error, asyncio.CancelledError)
         failed, cancelled = await finish(self._each(hooks), self._finish_within, cancelled=was_cancelled)
-        interruption = self.report_hooks(unit, failed)
+        interruption = report(unit, failed)
         if interruption is not None and not isinstance(interruption, asyncio.CancelledError):
             raise interruption
         return cancelled

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Coroutine, Mapping
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, overload
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, Unpack, overload
 
 from tenure import callsite
 from tenure.core import options as opts
 from tenure.core.block import BaseBlock, leaving, no_retry, refuses
 from tenure.core.decorate import adecorate
-from tenure.core.options import Hold
+from tenure.core.options import Options
 from tenure.exceptions import BadOption
 
 if TYPE_CHECKING:
@@ -83,20 +83,7 @@ class AsyncUnitFactory(AsyncBlock):
     @overload
     def __call__(self, function: Callable[..., C], /) -> Callable[..., C]: ...
     @overload
-    def __call__(
-        self,
-        /,
-        *,
-        readonly: bool = ...,
-        propagation: opts.Propagation = ...,
-        isolation: str | None = ...,
-        hold: Hold | None = ...,
-        retry: opts.Retry | int | None = ...,
-        timeout: float | None = ...,
-        settings: Mapping[str, str | int | float | bool] = ...,
-        verify_commit: bool = ...,
-        name: str | None = ...,
-    ) -> AsyncUnitBlock: ...
+    def __call__(self, /, **options: Unpack[Options]) -> AsyncUnitBlock: ...
     def __call__(self, function: Any = None, /, **options: Any) -> Any:
         """Open, join or decorate; the options are those of ``Database.unit``."""
         if function is None:

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, Generic, TypeVar
-
-from sqlalchemy.engine import Engine
-from sqlalchemy.orm import Session
 
 from tenure import callsite, workers
 from tenure.callsite import Site, words
@@ -21,26 +16,26 @@ from tenure.core.hooks import Hook
 from tenure.core.limits import Limits, Notices
 from tenure.core.obituary import gone
 from tenure.core.openunits import OpenUnits
-from tenure.core.options import GuardMode, Hold, UnitOptions, strength
+from tenure.core.options import GuardMode, Hold, UnitOptions
 from tenure.core.plainread import PlainReads
-from tenure.core.plan import Opening, Outcome, Plan, Step, Verdict
+from tenure.core.plan import Opening, Outcome, Plan, Step, Verdict, attach
 from tenure.core.portable import Portable
 from tenure.core.replicated import Replicated
 from tenure.core.session import UnitSession
 from tenure.core.status import Status, status_of
 from tenure.core.unit import BaseUnit
+from tenure.engines import presets
 from tenure.engines.admission import Admission, admission_of
-from tenure.engines.deadline import Deadline
+from tenure.engines.deadline import Deadline, earlier
 from tenure.engines.ledger import HolderReport, is_spare
 from tenure.engines.masked import shown
-from tenure.engines.replicas import Replicas
+from tenure.engines.replicas import Servers
 from tenure.engines.supply import Supply
-from tenure.exceptions import BadOption, DatabaseDraining, JoinRefused, NoUnit, TenureError, UnexpectedUnit, annotate
+from tenure.exceptions import DatabaseDraining, JoinRefused, NoUnit, TenureError, UnexpectedUnit
 
 S = TypeVar("S")
 _STORED: Final = Verdict(Outcome.COMMITTED)
 _NOTHING_STORED: Final = Verdict(Outcome.READ_ONLY)
-FINAL = frozenset(["bind", "binds", "close_resets_only", "autobegin", "twophase", "join_transaction_mode"])
 
 
 class BaseDatabase(Replicated, Portable, Generic[S]):
@@ -53,7 +48,7 @@ class BaseDatabase(Replicated, Portable, Generic[S]):
 
     def __init__(
         self,
-        engine: Engine,
+        found: Servers,
         *,
         name: str | None,
         isolation: str | None,
@@ -63,9 +58,8 @@ class BaseDatabase(Replicated, Portable, Generic[S]):
         session_options: Mapping[str, Any] | None,
         liveness: float | None,
         limits: Limits,
-        replicas: Replicas,
-        replica_engines: Sequence[Engine],
     ) -> None:
+        engine, *others = (getattr(one, "sync_engine", one) for one in (found.primary, *found.replicas))
         if liveness is not None:
             check_seconds("liveness", liveness)
         defaults = UnitOptions(isolation=isolation, hold=hold, name=name)
@@ -75,9 +69,7 @@ class BaseDatabase(Replicated, Portable, Generic[S]):
         self.modes = opts.guard_modes(guards)
         self.supply = Supply(engine, self.name, admission_of(admission), liveness)
         self.notices = Notices(limits)
-        self.routing = self.route(
-            replicas, [Supply(one, self.name, admission_of(admission), liveness) for one in replica_engines]
-        )
+        self.routing = self.route(found.settings, [Supply(one, self.name, admission_of(admission), liveness) for one in others])
         self.plain = PlainReads(engine.dialect)
         self.current_place = Current(self.name)
         self.classic: dict[tuple[Supply, Hold | None, str | None], bool] = {}  # whether a unit of such options holds throughout
@@ -85,7 +77,9 @@ class BaseDatabase(Replicated, Portable, Generic[S]):
         self.in_greenlet = GreenletsBlocked(self.name, engine)
         for supply in self.supplies:
             supply.gate.around.append(self._holders_around)
-        self.session_options = _session_options(session_options)
+        self.session_options = opts.session_options(session_options)
+        self._servers = found
+        self._anchor = presets.anchor(engine.url)
         if self.modes["detached"] != "off":
             detached.install()
 
@@ -138,7 +132,6 @@ class BaseDatabase(Replicated, Portable, Generic[S]):
         return sorted(found, key=lambda one: one.age, reverse=True)
 
     def _holders_around(self) -> Iterator[UnitSession]:
-        """The sessions of the units that are open around the code that asks."""
         return (door for unit in self.current_place.around() if (door := unit.door) is not None)
 
     def __repr__(self) -> str:
@@ -179,26 +172,14 @@ class BaseDatabase(Replicated, Portable, Generic[S]):
         """
         outer = under if under is not None else self.current_place.open()
         how = plan.OPENINGS[options.propagation][outer is not None]
-        if how is Opening.OWN and under is not None:
-            raise JoinRefused(
-                f"{name or 'a unit'} ({words(site)}) has propagation={options.propagation!r}, but was given the session of {under.root.name!r}"
-                f" ({words(under.root.site)}) by hand. Leave the session out, or let it join."
-            )
-        if how is Opening.MISSING:
-            raise NoUnit(f"{self._where()}, and propagation='mandatory' must join one. Open it in the caller: {self.as_written}.")
-        if how is Opening.OWN:
+        if how is Opening.OWN and under is None:
             unit = self.own_unit(options, site, outer, name=name, deadline=deadline)
         else:
+            self._refuse_joining(how, options, outer, site, name or "a unit")
             assert outer is not None
-            if how is Opening.UNEXPECTED:
-                raise UnexpectedUnit(
-                    f"{name or 'a unit'} ({words(site)}) has propagation='never', but is called within {outer.root.name!r}"
-                    f' ({words(outer.root.site)}). Call it outside, or use propagation="new".'
-                )
-            self._refuse_more(options, outer, site)
             unit = self.unit_class(self, options, site, outer, name=name, joins=True)
             if options.timeout is not None or outer.deadline is not None:
-                unit.deadline = _earlier(outer.deadline, options.timeout)
+                unit.deadline = earlier(outer.deadline, options.timeout)
         unit.token = self.current_place.enter(unit)
         return unit, how
 
@@ -235,32 +216,28 @@ class BaseDatabase(Replicated, Portable, Generic[S]):
 
     def beginning(self, unit: BaseUnit[S], how: Opening) -> Any:
         """The plan that begins *unit*."""
-        parent = unit.parent
-        inside_readonly = parent is not None and parent.readonly
         unit.session  # noqa: B018 - a unit within another needs the session now
         if unit.deadline is not None and unit.door is not None:
             unit.door.timed = True
-        return plan.begin(how, unit.options.readonly, inside_readonly)
+        return plan.begin(how, unit.options.readonly, _readonly_around(unit))
 
-    def _refuse_more(self, asked: UnitOptions, outer: BaseUnit[S], site: Site | None) -> None:
-        """Raise JoinRefused where *asked* is more than the unit to be joined gives."""
+    def _refuse_joining(self, how: Opening, asked: UnitOptions, outer: BaseUnit[S] | None, site: Site | None, name: str) -> None:
+        """Raise where there is no unit to join, or *outer* is one that may not be joined or gives less than is *asked* for."""
+        if outer is None:
+            raise NoUnit(f"{self._where()}, and propagation='mandatory' must join one. Open it in the caller: {self.as_written}.")
         root = outer.root
-        given = root.options
-        wrong: str | None = None
-        if asked.retry is not None:
-            wrong = "retry=, which runs the whole unit again; only its owner may do that"
-        elif asked.isolation is not None and (has := self._given_isolation(root)) != asked.isolation:
-            if has is None or strength(asked.isolation) > strength(has):
-                wrong = f"isolation={asked.isolation!r}, and the outer unit gives {has or 'what the database has by default'!r}"
-        elif asked.hold == "transaction" and (given.hold or self.hold) != "transaction":
-            wrong = "hold='transaction', and the outer unit holds by statement"
-        elif any(given.settings.get(key) != value for key, value in asked.settings.items()):
-            wrong = "settings= that the outer unit does not have"
-        elif asked.verify_commit and not given.verify_commit:
-            wrong = "verify_commit=True, and the outer unit does not verify its COMMIT"
-        if wrong is None and outer.readonly and not asked.readonly and outer.settled:
-            wrong = None  # a late part may still read; its writes are refused one by one
-        if wrong is not None:
+        if how is Opening.OWN:
+            raise JoinRefused(
+                f"{name} ({words(site)}) has propagation={asked.propagation!r}, but was given the session of {root.name!r}"
+                f" ({words(root.site)}) by hand. Leave the session out, or let it join."
+            )
+        if how is Opening.UNEXPECTED:
+            raise UnexpectedUnit(
+                f"{name} ({words(site)}) has propagation='never', but is called within {root.name!r} ({words(root.site)}). Call it"
+                ' outside, or use propagation="new".'
+            )
+        isolation = None if asked.isolation is None else self._given_isolation(root)
+        if wrong := opts.beyond(asked, root.options, isolation, root.options.hold or self.hold):
             raise JoinRefused(
                 f"the unit at {words(site)} would join {root.name!r} ({words(root.site)}) but asks for {wrong}."
                 ' Ask for it in the outer unit, or use propagation="new".'
@@ -310,13 +287,8 @@ class BaseDatabase(Replicated, Portable, Generic[S]):
 
     def joined_end(self, unit: BaseUnit[S], error: BaseException | None) -> Verdict:
         """A unit that had joined another is over: if it failed, the other may not commit as if it had not."""
-        if (
-            error is None
-            and not unit.rollback_asked
-            and unit.options.readonly
-            and unit.door is not None
-            and not _readonly_around(unit)
-        ):
+        only_reads = unit.options.readonly and not _readonly_around(unit)
+        if error is None and only_reads and unit.door is not None and not unit.rollback_asked:
             try:
                 unit.door.refuse_unflushed()
             except TenureError as refused:
@@ -345,17 +317,6 @@ class BaseDatabase(Replicated, Portable, Generic[S]):
         if verdict.error is not None and not isinstance(verdict.error, Exception):
             attach(verdict.error, verdict.outcome)
         return hooks
-
-    def report_hooks(self, unit: BaseUnit[S], failed: Iterable[tuple[Hook, BaseException]]) -> BaseException | None:
-        """Tell of the hooks that failed; gives back an interruption that must go on, if one came."""
-        interruption: BaseException | None = None
-        for hook, error in failed:
-            if not isinstance(error, Exception):
-                interruption = interruption or error
-            name = getattr(hook.function, "__qualname__", repr(hook.function))
-            site = callsite.of_error(error) or callsite.of_function(hook.function)
-            events.tell(events.HookFailed(self.name, unit.name, name, site, unit.root.outcome or Outcome.COMMITTED, error))
-        return interruption
 
     # -- guards -----------------------------------------------------------------------------------------------
 
@@ -391,30 +352,5 @@ class BaseDatabase(Replicated, Portable, Generic[S]):
         return "async with db.unit() as session" if self.is_async else "with db.unit() as session"
 
 
-def _earlier(outer: Deadline | None, timeout: float | None) -> Deadline | None:
-    """The deadline of a part that asks for *timeout* within a unit that is bound by *outer*."""
-    if outer is None:
-        return None if timeout is None else Deadline(timeout)
-    return outer.within(timeout)
-
-
 def _readonly_around(unit: BaseUnit[Any]) -> bool:
     return unit.parent is not None and unit.parent.readonly
-
-
-def attach(error: BaseException, outcome: Outcome) -> None:
-    """Let an interruption or a cancellation carry what became of the unit: ``error.tenure_outcome``."""
-    with suppress(Exception):  # a frozen dataclass refuses to be changed
-        error.tenure_outcome = outcome  # type: ignore[attr-defined]
-    annotate(error, f"tenure: the unit was {outcome.value} when this was raised.")
-
-
-def _session_options(given: Mapping[str, Any] | None) -> dict[str, Any]:
-    found = {"expire_on_commit": False, **(given or {})}
-    for name in found:
-        if name in FINAL:
-            raise BadOption(f"session_options[{name!r}]: tenure sets this itself. Leave it out.")
-    known = inspect.signature(Session).parameters
-    if unknown := sorted(found.keys() - known.keys()):
-        raise BadOption(f"session_options[{unknown[0]!r}]: Session takes no such argument.")
-    return found

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from types import CodeType, FrameType
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeAlias, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeAlias, TypeVar, Unpack, overload
 
 from sqlalchemy.orm import Session
 
 from tenure import callsite
 from tenure.core import options as opts
 from tenure.core.decorate import decorate
-from tenure.core.options import Hold, UnitOptions
+from tenure.core.options import Options, UnitOptions
 from tenure.core.unit import BaseUnit
 from tenure.exceptions import BadOption, UnitEnded, UnsupportedCallable, WrongBlock
 
@@ -119,20 +119,7 @@ class UnitFactory(Block):
     @overload
     def __call__(self, function: Callable[..., R], /) -> Callable[..., R]: ...
     @overload
-    def __call__(
-        self,
-        /,
-        *,
-        readonly: bool = ...,
-        propagation: opts.Propagation = ...,
-        isolation: str | None = ...,
-        hold: Hold | None = ...,
-        retry: opts.Retry | int | None = ...,
-        timeout: float | None = ...,
-        settings: Mapping[str, str | int | float | bool] = ...,
-        verify_commit: bool = ...,
-        name: str | None = ...,
-    ) -> UnitBlock: ...
+    def __call__(self, /, **options: Unpack[Options]) -> UnitBlock: ...
     def __call__(self, function: Any = None, /, **options: Any) -> Any:
         """Open, join or decorate.
 

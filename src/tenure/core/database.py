@@ -17,7 +17,7 @@ from tenure.core.base import BaseDatabase
 from tenure.core.block import UnitFactory
 from tenure.core.current import afterwards
 from tenure.core.drain import CLOSING, Drained, drain
-from tenure.core.hooks import Hook
+from tenure.core.hooks import Hook, report
 from tenure.core.inject import name_of
 from tenure.core.limits import Limits
 from tenure.core.options import GuardMode, Hold, UnitOptions
@@ -27,7 +27,7 @@ from tenure.core.unit import BaseUnit
 from tenure.engines import presets
 from tenure.engines.admission import Admission
 from tenure.engines.deadline import Deadline
-from tenure.engines.replicas import Replicas, opened
+from tenure.engines.replicas import Replicas, servers
 from tenure.exceptions import BadOption, UnsupportedCallable, WrongDriver
 
 
@@ -93,15 +93,9 @@ class Database(BaseDatabase[Session]):
         limits: Limits = Limits(),  # noqa: B008 - frozen
         **engine_options: Any,
     ) -> None:
-        engine = _engine_of(url_or_engine, engine_options, pooler)
-        settings, others = opened(
-            replicas,
-            engine,
-            engine_options,
-            lambda one: _engine_of(one, {} if isinstance(one, Engine) else engine_options, pooler),
-        )
+        found = servers(url_or_engine, replicas, engine_options, lambda one, options: _engine_of(one, options, pooler))
         super().__init__(
-            engine,
+            found,
             name=name,
             isolation=isolation,
             hold=hold,
@@ -110,13 +104,8 @@ class Database(BaseDatabase[Session]):
             session_options=session_options,
             liveness=liveness,
             limits=limits,
-            replicas=settings,
-            replica_engines=others,
         )
-        given = (url_or_engine, *settings.servers)
-        self._owned = [made for made, one in zip((engine, *others), given, strict=True) if not isinstance(one, Engine)]
-        self._anchor = presets.anchor(engine.url)
-        self.engine: Engine = engine
+        self.engine: Engine = found.primary
         self.unit = UnitFactory(self)
 
     if TYPE_CHECKING:  # the base knows the class of its units at run time only
@@ -150,7 +139,7 @@ class Database(BaseDatabase[Session]):
         self.drain(CLOSING)
         for supply in self.supplies:
             supply.close()
-        for engine in self._owned:
+        for engine in self._servers.owned:
             engine.dispose()
         if self._anchor is not None:
             self._anchor.close()
@@ -218,7 +207,7 @@ class Database(BaseDatabase[Session]):
             failed = drive(plan.each(hooks), _call)
         finally:
             self.current_place.reset(token)
-        interruption = self.report_hooks(unit, failed)
+        interruption = report(unit, failed)
         if interruption is not None:
             raise interruption
 

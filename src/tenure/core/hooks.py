@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy.orm import SessionTransaction
 
+from tenure import callsite
+from tenure.core import events
 from tenure.core.plan import Outcome
+
+if TYPE_CHECKING:
+    from tenure.core.unit import BaseUnit
 
 Savepoints = tuple[SessionTransaction, ...]
 
@@ -52,3 +57,15 @@ class Hooks:
         gone = [hook for hook in self.waiting if transaction in hook.within]
         self.waiting = [hook for hook in self.waiting if transaction not in hook.within]
         self.due += [hook for hook in gone if not hook.on_commit]
+
+
+def report(unit: BaseUnit[Any], failed: Iterable[tuple[Hook, BaseException]]) -> BaseException | None:
+    """Tell of the hooks that failed; gives back an interruption that must go on, if one came."""
+    interruption: BaseException | None = None
+    for hook, error in failed:
+        if not isinstance(error, Exception):
+            interruption = interruption or error
+        name = getattr(hook.function, "__qualname__", repr(hook.function))
+        site = callsite.of_error(error) or callsite.of_function(hook.function)
+        events.tell(events.HookFailed(unit.database.name, unit.name, name, site, unit.root.outcome or Outcome.COMMITTED, error))
+    return interruption

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from types import MappingProxyType
-from typing import Any, Final, Literal, TypeAlias, get_args
+from typing import Any, Final, Literal, TypeAlias, TypedDict, get_args
+
+from sqlalchemy.orm import Session
 
 from tenure.checks import check_seconds
 from tenure.exceptions import BadOption
@@ -30,6 +33,9 @@ GUARDS: Final = (
     "second-connection",
     "unit-ended",
 )
+
+# What a Session is given by its unit, and nobody else.
+FINAL: Final = frozenset(["bind", "binds", "close_resets_only", "autobegin", "twophase", "join_transaction_mode"])
 
 
 def strength(isolation: str) -> int:
@@ -92,6 +98,20 @@ class UnitOptions:
         object.__setattr__(self, "settings", _settings(self.settings))
 
 
+class Options(TypedDict, total=False):
+    """The same by name, as ``db.unit(...)`` takes them."""
+
+    readonly: bool
+    propagation: Propagation
+    isolation: str | None
+    hold: Hold | None
+    retry: Retry | int | None
+    timeout: float | None
+    settings: Mapping[str, str | int | float | bool]
+    verify_commit: bool
+    name: str | None
+
+
 def _choice(name: str, value: object, allowed: tuple[Any, ...]) -> None:
     if not any(value is one or (isinstance(value, str) and value == one) for one in allowed):
         raise BadOption(f"{name}={value!r}: give one of {', '.join(repr(one) for one in allowed)}.")
@@ -139,6 +159,29 @@ def _settings(value: object) -> Mapping[str, str]:
     return MappingProxyType(found)
 
 
+def beyond(asked: UnitOptions, given: UnitOptions, isolation: str | None, hold: Hold) -> str | None:
+    """What a unit *asked* for on joining, and the outer one does not give, in words; None if that is nothing.
+
+    Args:
+        asked: The options of the one that joins.
+        given: Those of the outer one.
+        isolation: The outer one's, as far as it is known; asked for only where *asked* has one.
+        hold: The outer one's.
+
+    """
+    if asked.retry is not None:
+        return "retry=, which runs the whole unit again; only its owner may do that"
+    if asked.isolation is not None and (isolation is None or strength(asked.isolation) > strength(isolation)):
+        return f"isolation={asked.isolation!r}, and the outer unit gives {isolation or 'what the database has by default'!r}"
+    if asked.hold == "transaction" and hold != "transaction":
+        return "hold='transaction', and the outer unit holds by statement"
+    if any(given.settings.get(key) != value for key, value in asked.settings.items()):
+        return "settings= that the outer unit does not have"
+    if asked.verify_commit and not given.verify_commit:
+        return "verify_commit=True, and the outer unit does not verify its COMMIT"
+    return None
+
+
 _NAMES: Final = frozenset(one.name for one in fields(UnitOptions))
 
 
@@ -169,6 +212,23 @@ def _made(values: Mapping[str, Any]) -> UnitOptions:
 
 
 DEFAULT: Final = UnitOptions()
+
+
+def session_options(given: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The keyword arguments for every ``Session``: tenure's own defaults and what was *given*.
+
+    Raises:
+        BadOption: One is tenure's to set, or ``Session`` takes no such argument.
+
+    """
+    found = {"expire_on_commit": False, **(given or {})}
+    for name in found:
+        if name in FINAL:
+            raise BadOption(f"session_options[{name!r}]: tenure sets this itself. Leave it out.")
+    known = inspect.signature(Session).parameters
+    if unknown := sorted(found.keys() - known.keys()):
+        raise BadOption(f"session_options[{unknown[0]!r}]: Session takes no such argument.")
+    return found
 
 
 def guard_modes(asked: Mapping[str, GuardMode] | GuardMode | None) -> dict[str, GuardMode]:

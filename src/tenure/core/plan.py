@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
@@ -208,6 +209,13 @@ def _first(error: BaseException, later: BaseException) -> BaseException:
         error, later = later, error
     annotate(error, f"tenure: ending the unit failed as well ({brief(later)}); its connection was discarded.")
     return error
+
+
+def attach(error: BaseException, outcome: Outcome) -> None:
+    """Let an interruption or a cancellation carry what became of the unit: ``error.tenure_outcome``."""
+    with suppress(Exception):  # a frozen dataclass refuses to be changed
+        error.tenure_outcome = outcome  # type: ignore[attr-defined]
+    annotate(error, f"tenure: the unit was {outcome.value} when this was raised.")
 
 
 Call: TypeAlias = tuple[T, BaseException]

@@ -67,6 +67,13 @@ class Deadline:
         return "shorten the query" if self.in_sql > 0.25 * total else "see who holds the connections (db.holders())"
 
 
+def earlier(outer: Deadline | None, timeout: float | None) -> Deadline | None:
+    """The deadline of a part that asks for *timeout* within one that is bound by *outer*."""
+    if outer is None:
+        return None if timeout is None else Deadline(timeout)
+    return outer.within(timeout)
+
+
 def seconds(value: float) -> str:
     """``0.4 s``, or ``40 ms``."""
     return f"{value:.1f} s" if value >= 0.095 else f"{value * 1000:.0f} ms"

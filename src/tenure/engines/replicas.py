@@ -48,33 +48,68 @@ class Replicas:
                 raise BadOption(f"Replicas({name}={value!r}): give seconds, at least 0.")
 
 
-def opened(asked: object, primary: Engine, options: dict[str, Any], make: Callable[[Any], Any]) -> tuple[Replicas, list[Any]]:
-    """The settings in *asked*, and an engine for each replica, made or taken by *make*.
+class Servers(NamedTuple):
+    """The engines of one database, as its face knows them.
 
-    Raises:
-        BadOption: *asked* is not what it should be, or a replica is not of the primary's kind.
-        WrongDriver: A replica's driver is for the other face.
+    Attributes:
+        primary: That which may write.
+        replicas: Those of the replicas.
+        settings: When these are used.
+        owned: Which of them all were made here, and so are closed here.
 
     """
-    replicas = asked if isinstance(asked, Replicas) else Replicas(asked)  # type: ignore[arg-type]
+
+    primary: Any
+    replicas: list[Any]
+    settings: Replicas
+    owned: list[Any]
+
+
+def servers(given: object, asked: object, options: dict[str, Any], make: Callable[[Any, dict[str, Any]], Any]) -> Servers:
+    """The engines for what the user has *given* as a database and *asked* for as replicas, made or taken by *make*.
+
+    Raises:
+        BadOption: One of them is not what it should be, or a replica is not of the primary's kind.
+        WrongDriver: A driver is for the other face.
+
+    """
+    primary = make(given, options)
+    settings = asked if isinstance(asked, Replicas) else Replicas(asked)  # type: ignore[arg-type]
+    replicas = _opened(settings, _sync(primary), options, make)
+    owned = [made for made, one in zip((primary, *replicas), (given, *settings.servers), strict=True) if _is_address(one)]
+    return Servers(primary, replicas, settings, owned)
+
+
+def _is_address(given: object) -> bool:
+    return isinstance(given, (str, URL))
+
+
+def _sync(engine: Any) -> Engine:
+    return getattr(engine, "sync_engine", engine)  # type: ignore[no-any-return]
+
+
+def _opened(
+    replicas: Replicas, primary: Engine, options: dict[str, Any], make: Callable[[Any, dict[str, Any]], Any]
+) -> list[Any]:
     if replicas.max_lag is not None and primary.dialect.name != "postgresql":
         raise BadOption(f"Replicas(max_lag=…): {primary.dialect.name} does not tell how far it is behind. Leave it out.")
     engines: list[Any] = []
     for server in replicas.servers:
-        if isinstance(server, (str, URL)) and (found := next((name for name in _ONE_SERVER if options.get(name)), None)):
+        address = _is_address(server)
+        if address and (found := next((name for name in _ONE_SERVER if options.get(name)), None)):
             raise BadOption(f"{found}=… leads to one server, whatever a replica's URL says. Give the replicas as engines.")
-        engine = make(server)
-        sync: Engine = getattr(engine, "sync_engine", engine)
+        engine = make(server, options if address else {})
+        sync = _sync(engine)
         if _family(sync) != _family(primary):
             raise BadOption(
                 f"a replica is {sync.dialect.name}, and the primary is {primary.dialect.name}. Give replicas of that server."
             )
         if sync.url.query.get("vfs") == "memdb":
             raise BadOption("a replica is a database in memory, which would be empty. Give a file.")
-        if sync is primary or any(sync is getattr(one, "sync_engine", one) for one in engines):
+        if sync is primary or any(sync is _sync(one) for one in engines):
             raise BadOption("an engine is given twice. Give each server one of its own.")
         engines.append(engine)
-    return replicas, engines
+    return engines
 
 
 def _family(engine: Engine) -> str:

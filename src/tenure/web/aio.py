@@ -14,8 +14,8 @@ from typing import Any, Final, Unpack
 
 from tenure import callsite, workers
 from tenure.checks import check_seconds
-from tenure.core.base import BaseDatabase, attach
-from tenure.core.plan import Outcome, adrive
+from tenure.core.base import BaseDatabase
+from tenure.core.plan import Outcome, adrive, attach
 from tenure.core.shield import finish
 from tenure.core.unit import BaseUnit
 from tenure.engines import fork

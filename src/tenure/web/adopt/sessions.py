@@ -8,8 +8,8 @@ from typing import Any
 from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session
 
-from tenure.core.base import FINAL
 from tenure.core.database import Database
+from tenure.core.options import FINAL
 from tenure.core.session import UnitSession
 from tenure.core.unit import BaseUnit
 from tenure.exceptions import BadOption

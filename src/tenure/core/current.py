@@ -110,6 +110,15 @@ class Current:
         return self.var.set(place)
 
     @contextmanager
+    def afterwards(self) -> Generator[None]:
+        """Have no unit current in the block, which is part of one all the same: a hook, or a message that is sent."""
+        token = self.var.set(afterwards)
+        try:
+            yield
+        finally:
+            self.reset(token)
+
+    @contextmanager
     def apart(self) -> Generator[None]:
         """Have no unit current in the block, whatever is around it; for jobs that their caller's own thread or task runs."""
         token = self.var.set(Apart(self.var.get()))

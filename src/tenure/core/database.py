@@ -15,7 +15,6 @@ from tenure.checks import check_seconds
 from tenure.core import plan
 from tenure.core.base import BaseDatabase
 from tenure.core.block import UnitFactory
-from tenure.core.current import afterwards
 from tenure.core.drain import CLOSING, Drained, drain
 from tenure.core.hooks import Hook, report
 from tenure.core.inject import name_of
@@ -202,11 +201,8 @@ class Database(BaseDatabase[Session]):
 
     def run_hooks_here(self, unit: BaseUnit[Session], hooks: list[Hook]) -> None:
         """Run hooks, with no unit current."""
-        token = self.current_place.set(afterwards)
-        try:
+        with self.current_place.afterwards():
             failed = drive(plan.each(hooks), _call)
-        finally:
-            self.current_place.reset(token)
         interruption = report(unit, failed)
         if interruption is not None:
             raise interruption

@@ -62,10 +62,12 @@ def parse(url: object) -> URL:
             wrong = f"the database URL that begins with {scheme!r} cannot be read"
         raise BadOption(f"{wrong}. Its form is dialect+driver://user:password@host/name, for SQLite sqlite:///app.db.") from None
     except ImportError as error:
-        raise BadOption(
-            f"the driver of {found.drivername if found else url!r} is not installed: {error}. Install it, or name another as dialect+driver://…."
-        ) from error
+        raise _no_driver(found.drivername if found else "the URL", error) from error
     return found
+
+
+def _no_driver(name: str, error: ImportError) -> BadOption:
+    return BadOption(f"the driver of {name!r} is not installed: {error}. Install it, or name another as dialect+driver://….")
 
 
 def make_engine(url: URL, options: dict[str, Any], pooler: str | None = None) -> Engine:
@@ -145,9 +147,7 @@ def _engine(create: Any, url: URL, options: dict[str, Any], pooler: str | None) 
     except (TypeError, ArgumentError) as error:
         raise BadOption(f"create_engine() refused an option for {url.drivername!r}: {error}") from error
     except ImportError as error:
-        raise BadOption(
-            f"the driver of {url.drivername!r} is not installed: {error}. Install it, or name another as dialect+driver://…."
-        ) from error
+        raise _no_driver(url.drivername, error) from error
     if backend == "sqlite":
         from tenure.engines import sqlite
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, Final, Literal, TypeAlias, TypedDict, get_args
+from typing import Any, Final, Literal, TypeAlias, TypedDict, TypeVar, get_args
 
 from tenure.core.base import BaseDatabase
 from tenure.engines.position import Client
@@ -17,6 +17,7 @@ from tenure.web.together import serves
 CommitIf: TypeAlias = Callable[[int], bool]
 Commit: TypeAlias = Literal["auto", "explicit"]
 
+D = TypeVar("D", bound=BaseDatabase[Any])
 _COOKIE_NAME: Final = re.compile(r"[A-Za-z0-9_-]+")
 
 
@@ -38,6 +39,21 @@ def _wrong_kind(database: object) -> str:
             f"{kind} is not a Database: it needs an event loop, which this host has not. Give a Database on a driver that blocks."
         )
     return f"{kind} is not a Database or AsyncDatabase. Give the one whose units the requests are to be."
+
+
+def chosen(*given: D | None) -> D:
+    """The first database that was given to an extension."""
+    found = next((one for one in given if one is not None), None)
+    if found is None:
+        raise BadOption("Tenure has no database. Write Tenure(app, db), or init_app(app, db).")
+    return found
+
+
+def enlist(known: list[Any], database: BaseDatabase[Any], application: str) -> None:
+    """Note in *known*, where *application* keeps that, that it is registered with *database*. Once."""
+    if database in known:
+        raise BadOption(f"{application!r} is registered with {database.name!r} already. Leave one of them out.")
+    known.append(database)
 
 
 class Boundary:

@@ -16,7 +16,7 @@ from tenure.core.decorate import fill, fill_methods
 from tenure.exceptions import BadOption
 from tenure.web.answers import refusal
 from tenure.web.blocking import BlockingBoundary
-from tenure.web.boundary import Rules
+from tenure.web.boundary import Rules, chosen, enlist
 from tenure.web.wsgi import UnitMiddleware
 
 _CALLED = frozenset(["dispatch_request", "get", "post", "put", "patch", "delete", "head", "options", "trace"])
@@ -55,10 +55,7 @@ class Tenure:
         """
         if not isinstance(cast("object", app), Flask):
             raise BadOption(f"{type(app).__name__} is not a Flask application. Give Tenure(app, db) the Flask().")
-        database = database or self._database
-        if database is None:
-            raise BadOption("Tenure has no database. Write Tenure(app, db), or init_app(app, db).")
-        register(app, BlockingBoundary(database, **self._rules))
+        register(app, BlockingBoundary(chosen(database, self._database), **self._rules))
 
 
 def register(app: Flask, boundary: BlockingBoundary, here: Callable[[], Any] | None = None) -> None:
@@ -68,9 +65,7 @@ def register(app: Flask, boundary: BlockingBoundary, here: Callable[[], Any] | N
     if getattr(app, "_got_first_request", False):
         raise BadOption(f"{app.name!r} has answered requests already. Register it where it is made.")
     known: list[Any] = app.extensions.setdefault("tenure", [])
-    if database in known:
-        raise BadOption(f"{app.name!r} is registered with {database.name!r} already. Leave one of them out.")
-    known.append(database)
+    enlist(known, database, app.name)
     app.wsgi_app = UnitMiddleware.around(app.wsgi_app, boundary)  # type: ignore[method-assign]
     settling = _Settling(app, boundary, here or boundary.here)
     app.handle_user_exception = settling.handle_user_exception  # type: ignore[method-assign,assignment]

@@ -12,7 +12,7 @@ from tenure.exceptions import BadOption
 from tenure.web.aio import LoopRequest
 from tenure.web.answers import refusal
 from tenure.web.asgi import UnitMiddleware
-from tenure.web.boundary import Rules
+from tenure.web.boundary import Rules, chosen, enlist
 
 
 class Tenure:
@@ -52,15 +52,10 @@ class Tenure:
         """
         if not isinstance(cast("object", app), Quart):
             raise BadOption(f"{type(app).__name__} is not a Quart application. Give Tenure(app, db) the Quart().")
-        database = database or self._database
-        if database is None:
-            raise BadOption("Tenure has no database. Write Tenure(app, db), or init_app(app, db).")
+        database = chosen(database, self._database)
         host: Any = app  # Quart's own types of ASGI are narrower
         middleware = UnitMiddleware(host.asgi_app, database, close=self._close, **self._rules)
-        known: list[Any] = app.extensions.setdefault("tenure", [])
-        if database in known:
-            raise BadOption(f"{app.name!r} is registered with {database.name!r} already. Leave one of them out.")
-        known.append(database)
+        enlist(app.extensions.setdefault("tenure", []), database, app.name)
         host.asgi_app = middleware
         host.full_dispatch_request = _Settling(app, middleware).full_dispatch_request
 

@@ -12,7 +12,7 @@ from tenure.core.base import BaseDatabase
 from tenure.exceptions import BadOption
 from tenure.web.aio import LoopBoundary, LoopRequest, check_close
 from tenure.web.answers import REFUSED, refusal
-from tenure.web.boundary import Rules
+from tenure.web.boundary import Rules, chosen, enlist
 
 _STATUS: Final = slice(9, 12)  # of b"HTTP/1.1 200 OK"
 _CONTINUE: Final = 100
@@ -57,17 +57,12 @@ class Tenure:
         """
         if not isinstance(app, Sanic):
             raise BadOption(f"{type(app).__name__} is not a Sanic application. Give Tenure(app, db) the Sanic().")
-        database = database or self._database
-        if database is None:
-            raise BadOption("Tenure has no database. Write Tenure(app, db), or init_app(app, db).")
+        database = chosen(database, self._database)
         boundary = LoopBoundary(database, **self._rules)
         sanic = cast("Any", app)  # whose types are generic in parameters that nobody gives
         if sanic.state.is_started:
             raise BadOption(f"{sanic.name!r} has been started already. Register it where it is made.")
-        known: list[Any] = sanic.ctx.__dict__.setdefault("tenure", [])
-        if database in known:
-            raise BadOption(f"{sanic.name!r} is registered with {database.name!r} already. Leave one of them out.")
-        known.append(database)
+        enlist(sanic.ctx.__dict__.setdefault("tenure", []), database, sanic.name)
         units = _Units(sanic, boundary, close=self._close)
         for event, handler in units.signals.items():
             sanic.add_signal(handler, event)

@@ -7,7 +7,8 @@ of a relay that is killed are free at once. SQLite locks no rows; there one rela
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Generator
+from contextlib import contextmanager
 from typing import Any, Final, NamedTuple
 
 from sqlalchemy import Table, delete, select, update
@@ -98,22 +99,38 @@ class Batch:
         self._keep = keep
         self._failing = failing
         self._row = 0
+        self.interrupted: BaseException | None = None
         self.sent: list[int] = []
         self.failed: list[Failed] = []
+
+    @property
+    def over(self) -> bool:
+        """Whether no more is to be sent of it."""
+        return self.hopeless or self.interrupted is not None
 
     @property
     def hopeless(self) -> bool:
         """Whether so many have failed one after another that the rest had better wait; it costs them no attempt."""
         return self._row >= _IN_A_ROW
 
-    def went(self, message: Message) -> None:
-        """*message* was sent."""
+    @contextmanager
+    def sending(self, message: Message) -> Generator[None]:
+        """Within the block *message* is sent: what becomes of it is noted. An interruption goes on once that is stored."""
+        try:
+            yield
+        except Exception as error:  # whatever the broker's library raises
+            self._did_not_go(message, error)
+        except BaseException as error:
+            self.interrupted = error
+        else:
+            self._went(message)
+
+    def _went(self, message: Message) -> None:
         self._row = 0
         self._failing.discard(message.topic)
         self.sent.append(message.id)
 
-    def did_not_go(self, message: Message, error: Exception) -> None:
-        """It was not."""
+    def _did_not_go(self, message: Message, error: Exception) -> None:
         self._row += 1
         news = message.attempt == 1 and message.topic not in self._failing
         self._failing.add(message.topic)

@@ -102,7 +102,7 @@ class BaseRelay:
         return self._routes[message.topic](*message.args, **message.kwargs)
 
     def _after(self, batch: Batch, taken: int) -> Done:
-        """The batch is stored: tell what was given up, and what fails now that did not before."""
+        """The batch is stored: tell what was given up, and what fails now that did not before. An interruption goes on here."""
         for message, error, dead, wait, news in batch.failed:
             if not dead and not news:
                 continue
@@ -113,6 +113,8 @@ class BaseRelay:
                 events.tell(events.MessageDead(*told, message.attempt, error))
             else:
                 events.tell(events.MessageFailed(*told, wait, self._retry.attempts, error))
+        if batch.interrupted is not None:
+            raise batch.interrupted
         return Done(len(batch.sent), taken == self._size and not batch.hopeless)
 
     def _sweep_is_due(self) -> bool:

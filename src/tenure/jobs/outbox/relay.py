@@ -14,7 +14,6 @@ from sqlalchemy.util import greenlet_spawn
 
 from tenure import callsite
 from tenure.core.aio import AsyncDatabase
-from tenure.core.current import afterwards
 from tenure.core.database import Database
 from tenure.core.shield import finish
 from tenure.exceptions import BadOption, DatabaseClosed, DatabaseDraining, OutboxMissing
@@ -89,29 +88,16 @@ class Relay(BaseRelay):
         return done
 
     def _batch(self) -> Done:
-        batch, interrupted = Batch(self.table, self._retry, self._keep, self._failing), None
+        batch, place = Batch(self.table, self._retry, self._keep, self._failing), self.database.current_place
         with self.database.unit(**self._options()) as session:
             messages = self._claim(session)
             for message in messages:
-                if self.stopping or batch.hopeless:
+                if self.stopping or batch.over:
                     break
-                token = self.database.current_place.set(afterwards)  # what is called has no part in this unit
-                try:
+                with place.afterwards(), batch.sending(message):  # what is called has no part in this unit
                     self._call(message)
-                except Exception as error:  # whatever the broker's library raises
-                    batch.did_not_go(message, error)
-                except BaseException as error:  # an interruption goes on, once it is stored what was sent
-                    interrupted = error
-                    break
-                else:
-                    batch.went(message)
-                finally:
-                    self.database.current_place.reset(token)
             batch.store(session)
-        done = self._after(batch, len(messages))
-        if interrupted is not None:
-            raise interrupted
-        return done
+        return self._after(batch, len(messages))
 
 
 class AsyncRelay(BaseRelay):
@@ -165,28 +151,15 @@ class AsyncRelay(BaseRelay):
         return done
 
     async def _batch(self) -> Done:
-        batch, interrupted = Batch(self.table, self._retry, self._keep, self._failing), None
+        batch, place = Batch(self.table, self._retry, self._keep, self._failing), self.database.current_place
         async with self.database.unit(**self._options()) as session:
             messages = await session.run_sync(self._claim)
             for message in messages:
-                if self.stopping or batch.hopeless:
+                if self.stopping or batch.over:
                     break
-                token = self.database.current_place.set(afterwards)  # what is called has no part in this unit
-                try:
+                with place.afterwards(), batch.sending(message):  # what is called has no part in this unit
                     result = self._call(message)
                     if inspect.isawaitable(result):
                         await result
-                except Exception as error:  # whatever the broker's library raises
-                    batch.did_not_go(message, error)
-                except BaseException as error:  # an interruption goes on, once it is stored what was sent
-                    interrupted = error
-                    break
-                else:
-                    batch.went(message)
-                finally:
-                    self.database.current_place.reset(token)
             await session.run_sync(batch.store)
-        done = self._after(batch, len(messages))
-        if interrupted is not None:
-            raise interrupted
-        return done
+        return self._after(batch, len(messages))

@@ -14,6 +14,7 @@ CLUSTER := $(VENV)/cluster.stamp
 HOSTS := $(VENV)/hosts.stamp
 DEV := $(VENV)/dev.stamp
 BENCH := $(VENV)/bench.stamp
+PEERS := $(VENV)/peers.stamp
 LOWEST := .venv-lowest/stamp
 
 OTHER_PYTHONS := 3.12 3.13
@@ -93,8 +94,8 @@ upstream: $(DEV) ## SQLAlchemy's own ORM tests on tenure's sessions, and Flask-S
 	@exec env UPSTREAM='$(UPSTREAM)' $(BIN)/python tests/upstream/run.py
 
 .PHONY: hosts
-hosts: $(DEV) ## the contract on every host and on two peers; writes docs/reference/hosts.md
-	@TENURE_HOSTS_TABLE=1 $(BIN)/pytest -n auto -W ignore -p no:unraisableexception tests/contract $(ARGS) || true
+hosts: $(PEERS) ## the contract on every host and on six peers; writes docs/reference/hosts.md
+	@TENURE_HOSTS_TABLE=1 $(BIN)/pytest -n auto -W ignore -p no:unraisableexception --tb=native tests/contract $(ARGS) || true
 	@git --no-pager diff --stat docs/reference/hosts.md
 
 .PHONY: soak
@@ -150,6 +151,11 @@ $(HOSTS): pyproject.toml $(DEMO)
 $(DEV): pyproject.toml | $(BIN)/python
 	@echo "== installing what tests and checks need (once)"
 	@$(BIN)/python $(INSTALL) --editable '.[asyncio]' --group dev
+	@touch $@
+
+$(PEERS): pyproject.toml $(DEV)
+	@echo "== installing what the contract is put to for comparison (once)"
+	@$(BIN)/python $(INSTALL) --group peers
 	@touch $@
 
 $(BENCH): pyproject.toml $(DEV)

@@ -22,7 +22,9 @@ from benchmarks import (
     masses,
     memory,
     peers,
+    requests,
     sharing,
+    streams,
     throughput,
     web,
 )
@@ -55,9 +57,9 @@ def nothing(bench: Bench) -> None:
     """A unit without a statement, and a request that never asks for the session."""
     with _all_on(make_url("sqlite://")) as variants:
         db = variants[peers.TENURE].db
-        requests = web.requests(db)
-        found = measure({**_work(variants, "nothing"), **floors.nothing(), **requests}, bench.rounds)
-    units = {name: one for name, one in found.items() if name not in requests}
+        without = web.requests(db)
+        found = measure({**_work(variants, "nothing"), **floors.nothing(), **without}, bench.rounds)
+    units = {name: one for name, one in found.items() if name not in without}
     bench.report.timed("A unit without a statement", units)
     bench.report.target("a unit without a statement", 1.30, found[peers.TENURE].median)
 
@@ -65,7 +67,7 @@ def nothing(bench: Bench) -> None:
     for wrapped, empty, base in zip(*(found[name].seconds for name in (web.WRAPPED, web.EMPTY, peers.BASE)), strict=True):
         added.seconds.append(wrapped - empty)
         added.ratios.append((wrapped - empty) / base)
-    shown = {peers.BASE: found[peers.BASE], **{name: found[name] for name in requests}, added.name: added}
+    shown = {peers.BASE: found[peers.BASE], **{name: found[name] for name in without}, added.name: added}
     bench.report.timed("A request that never asks for the session", shown)
     bench.report.target("such a request, by the middleware", 0.10, added.median)
     bench.report.target("such a request, by its slot", 0.10, found[web.SLOT].median)
@@ -188,6 +190,8 @@ ROWS: dict[str, Callable[[Bench], None]] = {
     "taking": connections.taking,
     "later": connections.later,
     "far": distance.far,
+    "requests": requests.requests,
+    "streams": streams.streams,
     "flask": throughput.flask,
     "fastapi": throughput.fastapi,
     "slow": throughput.slow_neighbour,

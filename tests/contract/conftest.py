@@ -26,6 +26,11 @@ PEERS = importlib.import_module("contract.peers").PEERS if table.wanted() else {
 CELLS = {}
 
 
+def pytest_configure(config):
+    config.addinivalue_line("markers", "own_face: put the probe to hosts with an event loop on an AsyncDatabase only")
+    config.addinivalue_line("markers", "needs(*names): put the probe to hosts that have these only: 'mounts', 'sockets'")
+
+
 def pytest_generate_tests(metafunc):
     if "host" in metafunc.fixturenames:
         asked = HOSTS | (PEERS if metafunc.function.__name__ in table.OF_ANYBODY else {})
@@ -33,8 +38,12 @@ def pytest_generate_tests(metafunc):
 
 
 def pytest_collection_modifyitems(items):
-    """A host that blocks has nothing to do with a driver for asyncio, nor the other way round."""
-    items[:] = [item for item in items if not _at_odds(getattr(item, "callspec", None))]
+    """A host that blocks has nothing to do with a driver for asyncio, nor the other way round.
+
+    Probes marked ``own_face`` are for what a host does by itself: on an event loop with an `AsyncDatabase`. Those marked ``needs`` are for
+    hosts that have it.
+    """
+    items[:] = [item for item in items if not _at_odds(getattr(item, "callspec", None)) and not _left_out(item)]
     for item in items:
         if table.wanted() and (column := _column(getattr(getattr(item, "callspec", None), "params", {}))) is not None:
             item.user_properties.append(("cell", (item.function.__name__, column)))
@@ -60,6 +69,15 @@ def _at_odds(call):
     if call is None or "driver" not in call.params or not isinstance(call.params.get("host"), Host):
         return False  # the items of all folders come by here
     return DRIVERS[call.params["driver"]].face not in call.params["host"].faces
+
+
+def _left_out(item):
+    host = getattr(item, "callspec", None) and item.callspec.params.get("host")
+    if not isinstance(host, Host):
+        return False
+    lacks = any(not getattr(host, name) for mark in item.iter_markers("needs") for name in mark.args)
+    waits = item.get_closest_marker("own_face") is not None and "async" in host.faces
+    return lacks or (waits and DRIVERS[item.callspec.params["driver"]].face == "sync")
 
 
 @pytest.fixture
@@ -93,24 +111,33 @@ class Site:
     def __init__(self, address):
         self.address = address
 
-    def get(self, path="/", method="GET"):
-        return http.fetch(self.address, path, method)
+    def get(self, path="/", method="GET", body=b"", **headers):
+        return http.fetch(self.address, path, method, body, **headers)
 
-    def talk(self, path="/", method="GET"):
-        return http.Talk(self.address, path, method)
+    def talk(self, path="/", method="GET", body=b"", **more):
+        return http.Talk(self.address, path, method, body, **more)
+
+    def socket(self):
+        return http.WebSocket(self.address, "/ws")
 
 
 @pytest.fixture
 def serve(host, make_face):
-    """``serve(face, {"/": probe})`` serves an application of probes until the test ends; *second* is one more database for it."""
+    """``serve(face, {"/": probe})`` serves an application of probes until the test ends.
+
+    *second* is one more database for it, *inner* the probes of an application in it, *exchange* what answers its WebSocket.
+    """
     with contextlib.ExitStack() as stack:
 
-        def start(face, probes, threads=4, second=None, **boundary):
+        def start(face, probes, threads=4, *, second=None, inner=None, exchange=None, **boundary):
             start.closes_bodies = ("async" if face.is_async else "sync") in host.closes_bodies
             start.ends_bodies = host.ends_bodies
-            app = host.application(face, probes, **boundary)
+            app = host.application(face, probes, **boundary) if inner is None else host.within(face, probes, inner)
+            if exchange is not None:
+                host.exchanging(app, face, exchange)
             if second is not None:
                 app = host.beside(app, second)
             return Site(stack.enter_context(host.serve(app, threads)))
 
+        start.host = host
         yield start

@@ -6,9 +6,11 @@ handles an error and streams; the probes themselves are written once, in ``test_
 
 import contextlib
 import contextvars
+import functools
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from support.face import PATIENCE, Face, drive
@@ -33,6 +35,20 @@ class Stream:
     status: int = 200
 
 
+@dataclass
+class File:
+    """What a probe returns whose body is a file, which the host sends by its own means."""
+
+    path: Path
+
+
+@dataclass
+class Reads:
+    """A probe of a request with a form: it is given a function that reads it, and gives the field ``name`` and the size of ``file``."""
+
+    probe: "Callable[[Callable[[], Awaitable[tuple[str, int]]]], Awaitable[Answer]]"
+
+
 class Raised(Exception):
     """To be raised as the framework's own answer with *status*; a redirect has a *location*."""
 
@@ -46,7 +62,12 @@ class Mistaken(Exception):
     """An error for which the application has an error handler, which answers 409."""
 
 
-Probe = Callable[[], Awaitable[Answer | Stream]]
+Probe = Callable[[], Awaitable[Answer | Stream | File]]
+
+
+def given(probe: Any, read: Callable[[], Awaitable[tuple[str, int]]]) -> Probe:
+    """*probe* as it is called, where *read* is how the host reads a form."""
+    return functools.partial(probe.probe, read) if isinstance(probe, Reads) else probe
 
 
 class Host:
@@ -59,8 +80,27 @@ class Host:
     ends_bodies = True
     """Whether the framework hears of a client that has left while a body is sent; else it makes the whole body for nobody."""
 
+    ranges = True
+    """Whether the framework sends a part of a file that was asked for."""
+    revalidates = True
+    """Whether it sends nothing of a file that the client has; where it sends parts."""
+    reads_ahead = False
+    """Whether the request's body is complete before the handler is called."""
+    mounts = True
+    """Whether one application can be a part of another."""
+    sockets = False
+    """Whether it has WebSockets."""
+
     def application(self, face: Face, probes: Mapping[str, Probe], **boundary: Any) -> Any:
         """An application that answers each path by its probe, with tenure's adapter in place."""
+        raise NotImplementedError
+
+    def within(self, face: Face, probes: Mapping[str, Probe], inner: Mapping[str, Probe]) -> Any:
+        """An application of *probes*, and below ``/inner`` an application of *inner* in the framework's own manner."""
+        raise NotImplementedError
+
+    def exchanging(self, app: Any, face: Face, exchange: Callable[[str], Awaitable[str]]) -> None:
+        """Have *app* answer each message to the WebSocket ``/ws`` by *exchange*."""
         raise NotImplementedError
 
     def beside(self, app: Any, second: Any) -> Any:

@@ -7,15 +7,27 @@ from types import SimpleNamespace
 from unittest.mock import ANY
 
 import flask
+import litestar
+import pyramid_tm
 import sqlalchemy as sa
+import zope.sqlalchemy
+from advanced_alchemy.extensions.litestar import SQLAlchemyAsyncConfig, SQLAlchemyPlugin, SQLAlchemySyncConfig
+from context_async_sqlalchemy import DBConnect, db_session
+from context_async_sqlalchemy.fastapi_utils import add_fastapi_http_db_session_middleware
 from fastapi import Depends, FastAPI
+from fastapi_async_sqlalchemy import middleware as of_fastapi_async_sqlalchemy
 from flask_sqlalchemy import SQLAlchemy
-from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
-from sqlalchemy.orm import Session
+from pyramid.config import Configurator
+from pyramid.response import Response
+from pyramid.threadlocal import get_current_request
+from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.orm import Session, sessionmaker
 from starlette.requests import Request
 from werkzeug.exceptions import HTTPException
 
 from contract.host import Mistaken, Raised, Stream, driven
+from contract.hosts import litestar as on_litestar
+from contract.hosts import pyramid as on_pyramid
 from contract.hosts import starlette
 from contract.hosts.flask import Flask
 
@@ -136,17 +148,160 @@ class FastAPIYield(starlette.OnStarlette):
             with starlette._raising():
                 answer = drive(probe())
                 if isinstance(answer, Stream):
-                    answer.parts = self._within(session, answer.parts)
+                    answer.parts = _within(self.current, session, answer.parts)
                 return drive(starlette._response(face, answer))
 
         return waits if face.is_async else blocks
 
-    async def _within(self, session, parts):
-        """Each part of a body is made in another thread, whose context does not know the endpoint's session."""
-        with contextlib.suppress(StopAsyncIteration):
-            while True:
-                self.current.set(session)
-                yield await anext(parts)
+
+async def _within(current, session, parts):
+    """Each part of a body is made in another thread, whose context does not know the endpoint's session."""
+    with contextlib.suppress(StopAsyncIteration):
+        while True:
+            current.set(session)
+            yield await anext(parts)
 
 
-PEERS = {one.name: one for one in (FlaskSQLAlchemy("flask-sqlalchemy", http.cheroot), FastAPIYield())}
+class OnFastAPI(starlette.OnStarlette):
+    """FastAPI with a middleware of others, whose session comes by `found`."""
+
+    faces = ("async",)
+
+    def make_face(self, url, driver, **options):
+        self.current = contextvars.ContextVar("session")
+        self.engine = create_async_engine(url, **{**POOL, **options})
+        return PeerFace(self.engine, driver, self.current.get)
+
+    def application(self, face, probes, **boundary):
+        @contextlib.asynccontextmanager
+        async def lifespan(app):
+            yield
+            await self.engine.dispose()
+
+        app = FastAPI(exception_handlers={Mistaken: starlette.handled}, lifespan=lifespan)
+        for path, probe in probes.items():
+            app.add_api_route(path, self._endpoint(face, probe), methods=starlette.METHODS, response_model=None)
+        self.register(app)
+        return app
+
+    def _endpoint(self, face, probe):
+        async def waits(request: Request):
+            self.current.set(await self.found())
+            with starlette._raising():
+                return await starlette._response(face, await probe())
+
+        return waits
+
+
+class FastAPIAsync(OnFastAPI):
+    """``commit_on_exit`` in place of a commit in each endpoint."""
+
+    name = "fastapi-async-sqlalchemy"
+
+    def register(self, app):
+        middleware, self.proxy = of_fastapi_async_sqlalchemy.create_middleware_and_session_proxy()
+        app.add_middleware(middleware, custom_engine=self.engine, commit_on_exit=True)
+
+    async def found(self):
+        return self.proxy.session
+
+
+class ContextAsync(OnFastAPI):
+    """Its middleware for FastAPI commits by the status."""
+
+    name = "context-async-sqlalchemy"
+
+    def register(self, app):
+        self.connect = DBConnect(
+            lambda host: self.engine, lambda engine: async_sessionmaker(engine, expire_on_commit=False), "here"
+        )
+        add_fastapi_http_db_session_middleware(app)
+
+    async def found(self):
+        return await db_session(self.connect)
+
+
+class AdvancedAlchemy(on_litestar.OnLitestar):
+    """``before_send_handler="autocommit"``: a status of 2xx commits."""
+
+    name = "advanced-alchemy"
+
+    def make_face(self, url, driver, **options):
+        self.current = contextvars.ContextVar("session")
+        waits = DRIVERS[driver].is_async
+        make, config = (create_async_engine, SQLAlchemyAsyncConfig) if waits else (sa.create_engine, SQLAlchemySyncConfig)
+        self.config = config(engine_instance=make(url, **{**POOL, **options}), before_send_handler="autocommit")
+        return PeerFace(self.config.engine_instance, driver, self.current.get)
+
+    def application(self, face, probes, **boundary):
+        return litestar.Litestar(
+            [self._handler(face, path, probe) for path, probe in probes.items()],
+            plugins=[SQLAlchemyPlugin(self.config)],
+            exception_handlers={Mistaken: on_litestar._mistaken},
+            on_startup=[on_litestar._threads],
+            logging_config=None,
+            openapi_config=None,
+        )
+
+    def _handler(self, face, path, probe):
+        async def waits(db_session: AsyncSession) -> litestar.Response:
+            self.current.set(db_session)
+            with on_litestar._raising():
+                return await on_litestar._response(face, await probe())
+
+        def blocks(db_session: Session) -> litestar.Response:
+            self.current.set(db_session)
+            with on_litestar._raising():
+                answer = drive(probe())
+                if isinstance(answer, Stream):
+                    answer.parts = _within(self.current, db_session, answer.parts)
+                return drive(on_litestar._response(face, answer))
+
+        more = {} if face.is_async else {"sync_to_thread": True}
+        return litestar.route(path, http_method=["GET", "POST"], status_code=200, **more)(waits if face.is_async else blocks)
+
+
+class Zope(on_pyramid.Pyramid):
+    """``pyramid_tm`` and ``zope.sqlalchemy``, as Pyramid's cookiecutter joins them."""
+
+    name = "zope.sqlalchemy"
+
+    def make_face(self, url, driver, **options):
+        self.current = contextvars.ContextVar("session")
+        self.make = sessionmaker(sa.create_engine(url, **{**POOL, **options}))
+        return PeerFace(self.make.kw["bind"], driver, self.current.get)
+
+    def configured(self, face, probes, **boundary):
+        def session_of(request):
+            session = self.make(info={"request": request})
+            zope.sqlalchemy.register(session, transaction_manager=request.tm)
+            self.current.set(session)
+            return session
+
+        config = Configurator(settings={"tm.manager_hook": pyramid_tm.explicit_manager})
+        config.include("pyramid_tm")
+        config.add_request_method(session_of, "dbsession", reify=True)
+        self.routed(config, {path: _asked_first(probe) for path, probe in probes.items()})
+        config.add_exception_view(lambda error, request: Response("handled", 409), context=Mistaken)
+        return config
+
+
+def _asked_first(probe):
+    """A view that takes its session before anything else."""
+
+    async def first():
+        get_current_request().dbsession  # noqa: B018 - it is made by being looked at
+        return await probe()
+
+    return first
+
+
+_ALL = (
+    FlaskSQLAlchemy("flask-sqlalchemy", http.cheroot),
+    FastAPIYield(),
+    FastAPIAsync(),
+    ContextAsync(),
+    AdvancedAlchemy(),
+    Zope(),
+)
+PEERS = {one.name: one for one in _ALL}

@@ -21,10 +21,12 @@ OF_ANYBODY = frozenset(
         "test_a_request_without_sql_opens_nothing",
         "test_answers_without_a_body",
         "test_a_large_body_is_sent_as_it_is_made",
+        "test_an_upload_holds_nothing_while_it_comes",
     }
 )
 """Those that ask for nothing which only tenure has."""
 
+MODULES = ("test_contract", "test_answers", "test_files", "test_clients")
 YES, NO, NONE = "✓", "**no**", "·"
 
 HEAD = """# Hosts
@@ -42,6 +44,9 @@ What differs without changing any of these answers:
 * A body that a client leaves is closed at once, and its `finally` can still read, on: {closing}. On the others the garbage collector closes it;
   its unit has ended all the same.
 * These make the whole body for a client that has left: {deaf}. Their units end with it.
+* A part of a file is sent, where it was asked for, by: {ranged}. The others send all of it, unless a static route does it.
+* The body of a request is complete before the handler is called on {ahead}. One that was broken off is never seen there.
+* Falcon has no applications within applications. WebSockets are there on: {talking}.
 * `HEAD` wants a handler of its own on FastAPI, Litestar and Falcon, which answer 405.
 * With a `Database` on an event loop there are 20 streams, not 50: each takes one of the loop's 40 threads while it waits.
 
@@ -59,15 +64,17 @@ status that the server has in peace (uvicorn's is the signal itself, the others'
 
 ## What others do
 
-The probes that can be put to any integration, put to two. In Flask-SQLAlchemy's application the last line of each view is `commit()`; in
-FastAPI's the dependency is `with Session(engine) as session, session.begin(): yield session`. Its pools have the same size.
+The probes that can be put to any integration, put to six, each in the way that its documentation shows and with pools of the same size. In
+Flask-SQLAlchemy's application the last line of each view is `commit()`. On FastAPI stand a dependency, `with Session(engine) as session,
+session.begin(): yield session`; fastapi-async-sqlalchemy with `commit_on_exit`; and context-async-sqlalchemy's middleware for FastAPI. On
+Litestar it is advanced-alchemy's plugin with `before_send_handler="autocommit"`, and on Pyramid zope.sqlalchemy with pyramid_tm.
 
 """
 
 
 def probes() -> list[Callable[..., object]]:
     """All probes, in the order in which they stand."""
-    modules = [importlib.import_module(f"contract.{name}") for name in ("test_contract", "test_answers")]
+    modules = [importlib.import_module(f"contract.{name}") for name in MODULES]
     return [value for module in modules for name, value in vars(module).items() if name.startswith("test_")]
 
 
@@ -100,9 +107,14 @@ def write(hosts: Mapping[str, object], peers: Mapping[str, object], cells) -> No
     """Write the page."""
     closing = ", ".join(name for name, host in hosts.items() if set(host.faces) <= set(host.closes_bodies))
     deaf = ", ".join(name for name, host in hosts.items() if not host.ends_bodies)
+    having = {
+        name: ", ".join(key for key, host in hosts.items() if getattr(host, name))
+        for name in ("ranges", "reads_ahead", "sockets")
+    }
     module = importlib.import_module("contract.test_sigterm")
     ended = table([getattr(module, name) for name in servers()], [one for names in servers().values() for one in names], cells)
-    rest = DIFFERENCES.format(closing=closing, deaf=deaf, servers=ended)
+    more = {"ranged": having["ranges"], "ahead": having["reads_ahead"], "talking": having["sockets"]}
+    rest = DIFFERENCES.format(closing=closing, deaf=deaf, servers=ended, **more)
     PAGE.write_text(HEAD + table(probes(), hosts, cells) + rest + table(probes(), peers, cells))
 
 

@@ -16,14 +16,21 @@ Address = tuple[str, int]
 
 
 class Talk:
-    """One request on a connection of its own, whose answer is read bit by bit."""
+    """One request on a connection of its own, whose answer is read bit by bit; *more* bytes of its body are for `send`."""
 
-    def __init__(self, address: Address, path: str = "/", method: str = "GET", body: bytes = b"") -> None:
+    def __init__(
+        self, address: Address, path: str = "/", method: str = "GET", body: bytes = b"", *, more: int = 0, **headers: str
+    ) -> None:
         self._socket = socket.create_connection(address, PATIENCE)
-        head = f"{method} {path} HTTP/1.0\r\nHost: test\r\nContent-Length: {len(body)}\r\n\r\n"
-        self._socket.sendall(head.encode() + body)
+        head = [f"{method} {path} HTTP/1.0", "Host: test", f"Content-Length: {len(body) + more}"]
+        head += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+        self._socket.sendall("\r\n".join([*head, "\r\n"]).encode() + body)
         self._file = self._socket.makefile("rb")
         self._in_chunks = False
+
+    def send(self, body: bytes) -> None:
+        """The rest of the request's body."""
+        self._socket.sendall(body)
 
     def status(self) -> int:
         """The status, as soon as its line is here."""
@@ -67,6 +74,32 @@ class Talk:
         self._socket.close()
 
 
+class WebSocket:
+    """A client of a WebSocket, for short messages of text."""
+
+    def __init__(self, address: Address, path: str) -> None:
+        self._socket = socket.create_connection(address, PATIENCE)
+        self._file = self._socket.makefile("rb")
+        head = [f"GET {path} HTTP/1.1", "Host: test", "Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Version: 13"]
+        self._socket.sendall("\r\n".join([*head, "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==", "\r\n"]).encode())
+        assert self._file.readline().split()[1] == b"101"
+        while self._file.readline().strip():
+            pass
+
+    def ask(self, text: str) -> str:
+        """The answer to a message."""
+        data = text.encode()
+        self._socket.sendall(bytes([0x81, 0x80 | len(data)]) + bytes(4) + data)  # masked with zeros
+        _, size = self._file.read(2)
+        return self._file.read(size).decode()
+
+    def leave(self) -> None:
+        """Go away without a word."""
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._file.close()
+        self._socket.close()
+
+
 @dataclass(frozen=True)
 class Response:
     status: int
@@ -74,9 +107,9 @@ class Response:
     text: str
 
 
-def fetch(address: Address, path: str = "/", method: str = "GET", body: bytes = b"") -> Response:
+def fetch(address: Address, path: str = "/", method: str = "GET", body: bytes = b"", **headers: str) -> Response:
     """A whole request and its answer."""
-    with Talk(address, path, method, body) as talk:
+    with Talk(address, path, method, body, **headers) as talk:
         return Response(talk.status(), talk.headers(), talk.rest())
 
 
@@ -135,7 +168,7 @@ def uvicorn(app: Any, threads: int = 0) -> Iterator[Address]:
 
     listening = socket.create_server(("127.0.0.1", 0), backlog=256)
     # Not what happens to be installed: httptools answers HTTP/1.0 in chunks, and Sanic brings it.
-    plain = {"http": "h11", "loop": "asyncio", "ws": "none", "log_config": None, "access_log": False}
+    plain = {"http": "h11", "loop": "asyncio", "ws": "wsproto", "log_config": None, "access_log": False}
     config = server_of.Config(app, lifespan="on", **plain)
     server = server_of.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, name="uvicorn")

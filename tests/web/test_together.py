@@ -1,8 +1,10 @@
 """Two databases in one request. The hosts' part is in the contract; here is what the error says, and what may happen around it."""
 
 import contextlib
+import gc
 import re
 import wsgiref.util
+from types import SimpleNamespace
 
 import flask
 import pytest
@@ -10,6 +12,7 @@ from sqlalchemy.exc import IntegrityError
 
 from tenure.core.plan import Outcome
 from tenure.exceptions import Overloaded
+from tenure.web import together
 from tenure.web.answers import refusal
 from tenure.web.asgi import UnitMiddleware as OnLoop
 from tenure.web.flask import Tenure
@@ -215,3 +218,27 @@ def test_a_flask_error_handler_sees_the_note(pair, stored):
 
     assert (response.status_code, stored()) == (409, ["ada"])
     assert re.search(rf"'orders' {AT} is committed, 'audit' {AT} is rolled back", response.text)
+
+
+def test_databases_that_go_while_a_request_looks_around(face):
+    """R12: a request that looks for other databases' units is not disturbed by one that the garbage collector takes at that moment."""
+
+    class Known:
+        current_place = face.db.current_place
+
+        def __init__(self):
+            self.itself = self
+            together.serves(self)
+
+    alike, kept, before = SimpleNamespace(alone=False, awaited=False), [Known() for _ in range(40)], gc.get_threshold()
+    try:
+        for number in range(100):
+            gc.collect()
+            Known()
+            gc.set_threshold(gc.get_count()[0] + number % 10)  # after that many objects more
+            together.join(alike)
+            gc.set_threshold(*before)
+    finally:
+        gc.set_threshold(*before)
+        kept.clear()
+        gc.collect()

@@ -91,7 +91,8 @@ def tween(handler: Callable[[Any], Any], registry: Any) -> Callable[[Any], Any]:
         if boundary.inside():  # a subrequest, or an application within another
             return handler(request)
         environ = request.environ
-        begun = BlockingRequest(boundary, f"{request.method} {environ['PATH_INFO']}", environ.get("HTTP_COOKIE"), environ)
+        name = f"{request.method} {environ['SCRIPT_NAME']}{environ['PATH_INFO']}"
+        begun = BlockingRequest(boundary, name, environ.get("HTTP_COOKIE"), environ)
 
         def over(_request: Any) -> None:
             _over(begun)

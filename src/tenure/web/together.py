@@ -10,6 +10,7 @@ import weakref
 from collections import Counter
 from collections.abc import Generator, Iterable
 from contextlib import suppress
+from threading import RLock
 from typing import TYPE_CHECKING, Any
 
 from tenure.callsite import Site, words
@@ -22,19 +23,31 @@ if TYPE_CHECKING:
     from tenure.web.request import Request, Step
 
 # The databases whose requests a boundary in this process has units for. Where that is one, nothing has to be looked for.
-_SERVED: set[weakref.ref[BaseDatabase[Any]]] = set()
+# Never changed, always replaced: the garbage collector may let one go while a request goes through them.
+_served: tuple[weakref.ref[BaseDatabase[Any]], ...] = ()
+_lock = RLock()  # which the garbage collector may find held by the thread that it interrupts
 
 
 def serves(database: BaseDatabase[Any]) -> None:
     """A boundary for *database* was made."""
-    _SERVED.add(weakref.ref(database, _SERVED.discard))
+    global _served
+    with _lock:
+        known = weakref.ref(database, _gone)
+        if known not in _served:
+            _served = (*_served, known)
+
+
+def _gone(known: weakref.ref[BaseDatabase[Any]]) -> None:
+    global _served
+    with _lock:
+        _served = tuple(one for one in _served if one is not known)
 
 
 def join(request: Request) -> None:
     """*request* is about to open its unit: let it end together with those of other databases that are under way here."""
-    if len(_SERVED) < 2 or request.alone:
+    if len(_served) < 2 or request.alone:
         return
-    for database in filter(None, [known() for known in tuple(_SERVED)]):
+    for database in filter(None, [known() for known in _served]):
         other = _around(database.current_place.var.get())
         if other is not request and _alike(other, request) and other.unit is not None and other.settled is None:
             other.together = request.together = ends = other.together or Together(other)

@@ -73,7 +73,7 @@ class _Request(BlockingRequest):
     write: Any = None
 
     def __init__(self, boundary: BlockingBoundary, environ: dict[str, Any], start_response: Callable[..., Any]) -> None:
-        name = f"{environ.get('REQUEST_METHOD', '?')} {environ.get('PATH_INFO', '')}"
+        name = f"{environ.get('REQUEST_METHOD', '?')} {environ.get('SCRIPT_NAME', '')}{environ.get('PATH_INFO', '')}"
         super().__init__(boundary, name, environ.get("HTTP_COOKIE"), environ)
         self.start_response = start_response
 

@@ -3,7 +3,7 @@
 import asyncio
 from contextlib import suppress
 
-from contract.host import Answer, Host, Mistaken, Raised, Stream, called
+from contract.host import Answer, File, Host, Mistaken, Raised, Stream, called, given
 from tenure.web.asgi import UnitMiddleware
 
 from support import http
@@ -11,6 +11,8 @@ from support import http
 
 class Asgi(Host):
     faces = ("sync", "async")
+    ranges = False
+    sockets = True
 
     def __init__(self, name, server):
         self.name = name
@@ -22,12 +24,30 @@ class Asgi(Host):
         async def app(scope, receive, send):
             if scope["type"] == "lifespan":
                 await _live(receive, send)
+            elif scope["type"] == "websocket":
+                await _talk(face, self.exchange, receive, send)
             else:
-                after = await _reply(face, probes[scope["path"]], receive, _Sender(send))
+                after = await _reply(face, given(probes[scope["path"]], _read(scope, receive)), receive, _Sender(send))
                 if after is not None:
                     later.add(asyncio.create_task(called(face, after)))
 
         return UnitMiddleware(app, face.db, close=True, **boundary)
+
+    def within(self, face, probes, inner):
+        outside, inside = self.application(face, probes), self.application(face, {f"/inner{path}": inner[path] for path in inner})
+
+        async def app(scope, receive, send):
+            if scope["type"] == "http" and scope["path"].startswith("/inner/"):
+                await inside({**scope, "root_path": "/inner"}, receive, send)
+            else:
+                await outside(scope, receive, send)
+
+        return UnitMiddleware(
+            app, face.db
+        )  # or that of the inner one, which hears nothing of the lifespan, would keep its threads
+
+    def exchanging(self, app, face, exchange):
+        self.exchange = exchange
 
     def beside(self, app, second):
         return UnitMiddleware(app, second, close=True)
@@ -58,6 +78,13 @@ async def _reply(face, probe, receive, send):
     else:
         if isinstance(answer, Stream):
             return await _stream(face, answer, receive, send)
+        if isinstance(answer, File):
+            await send.start(200)
+            with answer.path.open("rb") as file:
+                while part := file.read(0x10000):
+                    await send.body(part.decode(), more_body=True)
+            await send.body("")
+            return None
         await send.start(answer.status)
     await send.body(answer.text)
     return answer.after
@@ -74,6 +101,29 @@ async def _stream(face, answer, receive, send):
         left.cancel()
         await called(face, answer.parts.aclose)
     await send.body("")
+
+
+def _read(scope, receive):
+    """A host without forms: all of the body is the file."""
+
+    async def read():
+        size, more = 0, True
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise EOFError
+            size, more = size + len(message.get("body", b"")), message.get("more_body", False)
+        return scope["query_string"].decode(), size
+
+    return read
+
+
+async def _talk(face, exchange, receive, send):
+    await send({"type": "websocket.accept"})
+    while (message := await receive())["type"] != "websocket.disconnect":
+        if message["type"] == "websocket.receive":
+            text = message["text"]
+            await send({"type": "websocket.send", "text": await called(face, lambda text=text: exchange(text))})
 
 
 async def _left(receive):

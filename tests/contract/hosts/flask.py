@@ -7,8 +7,9 @@ import threading
 import flask
 from werkzeug import serving
 from werkzeug.exceptions import HTTPException
+from werkzeug.middleware.dispatcher import DispatcherMiddleware
 
-from contract.host import Host, Mistaken, Raised, Stream, driven, in_thread
+from contract.host import File, Host, Mistaken, Raised, Stream, driven, given, in_thread
 from tenure.web.flask import Tenure
 
 from support import http
@@ -26,7 +27,7 @@ class Flask(Host):
 
         def page():
             try:
-                answer = drive(probes[flask.request.path]())
+                answer = drive(given(probes[flask.request.path], _form)())
             except Raised as raised:
                 if raised.location:
                     flask.abort(flask.redirect(raised.location, raised.status))
@@ -35,6 +36,8 @@ class Flask(Host):
                 flask.abort(raised.status)
             if isinstance(answer, Stream):
                 return flask.stream_with_context(driven(answer.parts)), answer.status
+            if isinstance(answer, File):
+                return flask.send_file(answer.path, conditional=True)
             in_thread(answer.after)
             return answer.text, answer.status
 
@@ -44,9 +47,16 @@ class Flask(Host):
         app.logger.setLevel(logging.CRITICAL + 1)
         return app
 
+    def within(self, face, probes, inner):
+        return DispatcherMiddleware(self.application(face, probes), {"/inner": self.application(face, inner)})
+
     def beside(self, app, second):
         Tenure(app, second)
         return app
+
+
+async def _form():
+    return flask.request.form["name"], len(flask.request.files["file"].read())
 
 
 @contextlib.contextmanager

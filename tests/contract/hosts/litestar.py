@@ -6,10 +6,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import litestar
 from litestar.background_tasks import BackgroundTask
-from litestar.exceptions import HTTPException
+from litestar.exceptions import HTTPException, WebSocketDisconnect
+from litestar.response import File as LitestarFile
 from litestar.response import Response, Stream
 
-from contract.host import Host, Mistaken, Raised, driven
+from contract.host import File, Host, Mistaken, Raised, called, driven, given
 from contract.host import Stream as Streamed
 from tenure.web.asgi import UnitMiddleware
 from tenure.web.litestar import TenurePlugin
@@ -21,6 +22,8 @@ from support.face import drive
 class OnLitestar(Host):
     name = "litestar"
     faces = ("sync", "async")
+    ranges = False
+    sockets = True
     closes_bodies = ()
 
     def application(self, face, probes, **boundary):
@@ -32,6 +35,21 @@ class OnLitestar(Host):
             logging_config=None,
             openapi_config=None,
         )
+
+    def within(self, face, probes, inner):
+        app, routes = self.application(face, probes), [_handler(face, path, probe) for path, probe in inner.items()]
+        app.register(litestar.Router("/inner", route_handlers=routes))
+        return app
+
+    def exchanging(self, app, face, exchange):
+        async def talk(socket: litestar.WebSocket) -> None:
+            await socket.accept()
+            with contextlib.suppress(WebSocketDisconnect):
+                while True:
+                    text = await socket.receive_text()
+                    await socket.send_text(await called(face, lambda text=text: exchange(text)))
+
+        app.register(litestar.websocket("/ws")(talk))
 
     def beside(self, app, second):
         return UnitMiddleware(app, second, close=True)
@@ -46,9 +64,13 @@ async def _threads():
 
 
 def _handler(face, path, probe):
-    async def waits() -> Response:
+    async def waits(request: litestar.Request) -> Response:
+        async def form():
+            found = await request.form()
+            return found["name"], len(await found["file"].read())
+
         with _raising():
-            return await _response(face, await probe())
+            return await _response(face, await given(probe, form)())
 
     def blocks() -> Response:
         with _raising():
@@ -68,6 +90,8 @@ def _raising():
 
 
 async def _response(face, answer):
+    if isinstance(answer, File):
+        return LitestarFile(answer.path, status_code=200)
     if isinstance(answer, Streamed):
         return Stream(_encoded(answer.parts) if face.is_async else driven(answer.parts), status_code=answer.status)
     after = answer.after

@@ -6,10 +6,11 @@ from starlette.applications import Starlette
 from starlette.background import BackgroundTask
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, StreamingResponse
-from starlette.routing import Route
+from starlette.responses import FileResponse, PlainTextResponse, StreamingResponse
+from starlette.routing import Mount, Route, WebSocketRoute
+from starlette.websockets import WebSocketDisconnect
 
-from contract.host import Host, Mistaken, Raised, Stream, driven
+from contract.host import File, Host, Mistaken, Raised, Stream, called, driven, given
 from tenure.web.starlette import UnitMiddleware
 
 from support import http
@@ -21,12 +22,29 @@ METHODS = ["GET", "POST"]
 class OnStarlette(Host):
     name = "starlette"
     faces = ("sync", "async")
+    revalidates = False
+    sockets = True
     closes_bodies = ()
 
     def application(self, face, probes, **boundary):
         app = self.routed({path: _endpoint(face, probe) for path, probe in probes.items()}, lifespan=_closing(face))
         app.add_middleware(UnitMiddleware, face.db, **boundary)
         return app
+
+    def within(self, face, probes, inner):
+        app = self.application(face, probes)
+        app.router.routes.append(Mount("/inner", self.routed({path: _endpoint(face, probe) for path, probe in inner.items()})))
+        return app
+
+    def exchanging(self, app, face, exchange):
+        async def talk(socket):
+            await socket.accept()
+            with contextlib.suppress(WebSocketDisconnect):
+                while True:
+                    text = await socket.receive_text()
+                    await socket.send_text(await called(face, lambda text=text: exchange(text)))
+
+        app.router.routes.append(WebSocketRoute("/ws", talk))
 
     def beside(self, app, second):
         app.add_middleware(UnitMiddleware, second, close=True)
@@ -43,7 +61,7 @@ class OnStarlette(Host):
 def _endpoint(face, probe):
     async def waits(request: Request):
         with _raising():
-            return await _response(face, await probe())
+            return await _response(face, await given(probe, _form(request))())
 
     def blocks(request: Request):
         with _raising():
@@ -60,7 +78,17 @@ def _raising():
         raise HTTPException(raised.status, "raised", {"Location": raised.location} if raised.location else None) from None
 
 
+def _form(request):
+    async def form():
+        async with request.form() as found:
+            return found["name"], len(await found["file"].read())
+
+    return form
+
+
 async def _response(face, answer):
+    if isinstance(answer, File):
+        return FileResponse(answer.path)
     if isinstance(answer, Stream):
         return StreamingResponse(_encoded(answer.parts) if face.is_async else driven(answer.parts), answer.status)
     after = answer.after

@@ -5,7 +5,7 @@ from http import HTTPStatus
 
 import web
 
-from contract.host import Host, Mistaken, Raised, Stream, driven, in_thread
+from contract.host import File, Host, Mistaken, Raised, Stream, driven, given, in_thread
 from tenure.web.webpy import processor
 
 from support import http
@@ -16,28 +16,20 @@ web.config.debug = False  # else an error is answered with a page of its traceba
 
 class WebPy(Host):
     name = "webpy"
+    ranges = False
 
     def application(self, face, probes, **boundary):
-        class Page:
-            def GET(self, path):  # noqa: N802 - web.py calls it so
-                try:
-                    answer = drive(probes[path]())
-                except Raised as raised:
-                    if raised.location:
-                        raise web.Redirect(raised.location, _line(raised.status)) from None
-                    raise web.HTTPError(_line(raised.status), data="raised") from None
-                web.ctx.status = _line(answer.status)
-                if isinstance(answer, Stream):
-                    return driven(answer.parts)
-                in_thread(answer.after)
-                return answer.text
+        app = web.application(("(/.*)", _pages(probes)), autoreload=False)
+        return self.served(app, face, **boundary)
 
-            POST = GET
-
-        app = web.application(("(/.*)", Page), autoreload=False)
+    def served(self, app, face, **boundary):
         app.add_processor(processor(face.db, **boundary))
         app.internalerror = lambda: _handled(sys.exc_info()[1])
         return app
+
+    def within(self, face, probes, inner):
+        inside = web.application(("(/.*)", _pages(inner)), autoreload=False)
+        return self.served(web.application(("/inner", inside, "(/.*)", _pages(probes)), autoreload=False), face)
 
     def beside(self, app, second):
         app.add_processor(processor(second))
@@ -45,6 +37,39 @@ class WebPy(Host):
 
     def serve(self, app, threads):
         return http.cheroot(app.wsgifunc(), threads)
+
+
+def _pages(probes):
+    class Page:
+        def GET(self, path):  # noqa: N802 - web.py calls it so
+            try:
+                answer = drive(given(probes[path], _form)())
+            except Raised as raised:
+                if raised.location:
+                    raise web.Redirect(raised.location, _line(raised.status)) from None
+                raise web.HTTPError(_line(raised.status), data="raised") from None
+            if isinstance(answer, File):
+                return _parts(answer.path) if web.ctx.method == "GET" else ""  # web.py sends a body for HEAD, too
+            web.ctx.status = _line(answer.status)
+            if isinstance(answer, Stream):
+                return driven(answer.parts)
+            in_thread(answer.after)
+            return answer.text
+
+        POST = GET
+
+    return Page
+
+
+async def _form():
+    found = web.input(file={})
+    return found.name, len(found.file.file.read())
+
+
+def _parts(path):
+    with path.open("rb") as file:
+        while part := file.read(0x10000):
+            yield part
 
 
 def _handled(error):

@@ -112,7 +112,23 @@ class Scoped(Peer):
         self.session.remove()
 
 
-class FlaskSQLAlchemy(Peer):
+class InFlask(Peer):
+    """An extension whose session is that of the application's context."""
+
+    app: Flask
+    db: Any
+
+    def read(self) -> None:
+        with self.app.app_context():
+            self.db.session.get(User, KEY)
+
+    def insert(self) -> None:
+        with self.app.app_context():
+            self.db.session.add(User(name="new"))
+            self.db.session.commit()
+
+
+class FlaskSQLAlchemy(InFlask):
     def __init__(self, url: URL) -> None:
         self.app = Flask(__name__)
         self.app.config["SQLALCHEMY_DATABASE_URI"] = url
@@ -124,17 +140,8 @@ class FlaskSQLAlchemy(Peer):
         with self.app.app_context():
             self.db.session()
 
-    def read(self) -> None:
-        with self.app.app_context():
-            self.db.session.get(User, KEY)
 
-    def insert(self) -> None:
-        with self.app.app_context():
-            self.db.session.add(User(name="new"))
-            self.db.session.commit()
-
-
-class FlaskSQLAlchemyLite(Peer):
+class FlaskSQLAlchemyLite(InFlask):
     def __init__(self, url: URL) -> None:
         self.app = Flask(__name__)
         self.app.config["SQLALCHEMY_ENGINES"] = {"default": url}
@@ -145,15 +152,6 @@ class FlaskSQLAlchemyLite(Peer):
     def nothing(self) -> None:
         with self.app.app_context():
             self.db.session  # noqa: B018
-
-    def read(self) -> None:
-        with self.app.app_context():
-            self.db.session.get(User, KEY)
-
-    def insert(self) -> None:
-        with self.app.app_context():
-            self.db.session.add(User(name="new"))
-            self.db.session.commit()
 
 
 class AdvancedAlchemy(Peer):

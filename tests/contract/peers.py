@@ -23,13 +23,12 @@ from pyramid.threadlocal import get_current_request
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import Session, sessionmaker
 from starlette.requests import Request
-from werkzeug.exceptions import HTTPException
 
 from contract.host import Mistaken, Raised, Stream, driven
 from contract.hosts import litestar as on_litestar
 from contract.hosts import pyramid as on_pyramid
 from contract.hosts import starlette
-from contract.hosts.flask import Flask
+from contract.hosts.flask import Flask, answer_raised
 
 from support import http
 from support.face import Face, SessionFace, drive
@@ -91,11 +90,7 @@ class FlaskSQLAlchemy(Flask):
             try:
                 answer = drive(probes[flask.request.path]())
             except Raised as raised:
-                if raised.location:
-                    flask.abort(flask.redirect(raised.location, raised.status))
-                if raised.status < 400:
-                    raise HTTPException(response=flask.Response("raised", raised.status)) from None
-                flask.abort(raised.status)
+                answer_raised(raised)
             self.db.session.commit()
             if isinstance(answer, Stream):
                 return flask.stream_with_context(driven(answer.parts)), answer.status

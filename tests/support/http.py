@@ -131,10 +131,9 @@ def cheroot(app: Any, threads: int = 10) -> Iterator[Address]:
 
 
 @contextlib.contextmanager
-def wsgiref(app: Any, threads: int = 0) -> Iterator[Address]:
-    """*app* on the server of the standard library, with a new thread for each request."""
-    server = simple_server.make_server("127.0.0.1", 0, app, _Threaded, _Silent)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, name="wsgiref")
+def serving(server: socketserver.BaseServer, name: str) -> Iterator[Address]:
+    """*server*, one of the standard library's kind, while it serves."""
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, name=name)
     thread.start()
     try:
         yield server.server_address[:2]
@@ -142,6 +141,13 @@ def wsgiref(app: Any, threads: int = 0) -> Iterator[Address]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+@contextlib.contextmanager
+def wsgiref(app: Any, threads: int = 0) -> Iterator[Address]:
+    """*app* on the server of the standard library, with a new thread for each request."""
+    with serving(simple_server.make_server("127.0.0.1", 0, app, _Threaded, _Silent), "wsgiref") as address:
+        yield address
 
 
 @contextlib.contextmanager

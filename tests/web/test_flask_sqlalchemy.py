@@ -19,6 +19,8 @@ from tenure.core.session import UnitSession
 from tenure.exceptions import BadOption
 from tenure.web.flask import adopt
 
+from support.adopted import AdoptedShop
+
 pytestmark = [pytest.mark.faces("sync"), pytest.mark.dialects("sqlite", "postgresql")]
 
 alone = pytest.mark.drivers("sqlite")  # where the database plays no part
@@ -26,14 +28,13 @@ alone = pytest.mark.drivers("sqlite")  # where the database plays no part
 HERE = r"test_flask_sqlalchemy\.py:\d+"
 
 
-class Shop:
+class Shop(AdoptedShop):
     """An application as Flask-SQLAlchemy's documentation has it."""
 
     def __init__(self, url, scopefunc=None, **config):
         class Base(DeclarativeBase):
             pass
 
-        self.url = url
         self.db = db = SQLAlchemy(model_class=Base, session_options={"scopefunc": scopefunc} if scopefunc else None)
 
         class Thing(db.Model):
@@ -52,25 +53,6 @@ class Shop:
         self.database = None
         with self.app.app_context():
             db.create_all()
-
-    def adopt(self, **options):
-        self.database = adopt(self.app, **options)
-        return self
-
-    def stored(self):
-        """What another connection sees."""
-        engine = sa.create_engine(self.url)
-        with engine.connect() as connection:
-            names = sorted(connection.scalars(sa.select(self.Thing.name)))
-        engine.dispose()
-        return names
-
-    def page(self, view):
-        """The answer of a view, which may be one of several."""
-        if not self.app.view_functions.keys() - {"static"}:
-            self.app.add_url_rule("/", "page", view)
-        self.app.view_functions["page"] = view
-        return self.app.test_client().get("/")
 
     def close(self):
         with self.app.app_context():

@@ -17,6 +17,7 @@ from tenure.core.session import UnitSession
 from tenure.exceptions import BadOption
 from tenure.web.flask import adopt, adopt_async
 
+from support.adopted import AdoptedShop
 from support.face import PATIENCE
 
 pytestmark = [pytest.mark.faces("sync"), pytest.mark.dialects("sqlite", "postgresql")]
@@ -27,7 +28,7 @@ HERE = r"test_flask_sqlalchemy_lite\.py:\d+"
 ASYNC = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg"}
 
 
-class Shop:
+class Shop(AdoptedShop):
     """An application as the documentation of Flask-SQLAlchemy-Lite has it, with synchronous and asynchronous sessions."""
 
     def __init__(self, url, *, asynchronous=False):
@@ -58,29 +59,9 @@ class Shop:
             Base.metadata.create_all(self.db.get_engine("notes"))
         self.database = self.asynchronous = None
 
-    def adopt(self, **options):
-        self.database = adopt(self.app, **options)
-        return self
-
     def adopt_async(self, **options):
         self.asynchronous = adopt_async(self.app, **options)
         return self
-
-    def stored(self):
-        """What another connection sees."""
-        with self.app.app_context():
-            engine = sa.create_engine(self.db.engine.url)
-        with engine.connect() as connection:
-            names = sorted(connection.scalars(sa.select(self.Thing.name)))
-        engine.dispose()
-        return names
-
-    def page(self, view):
-        """The answer of a view, which may be one of several."""
-        if not self.app.view_functions.keys() - {"static"}:
-            self.app.add_url_rule("/", "page", view)
-        self.app.view_functions["page"] = view
-        return self.app.test_client().get("/")
 
     def close(self):
         with self.app.app_context():

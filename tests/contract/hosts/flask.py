@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import threading
 
 import flask
 from werkzeug import serving
@@ -14,6 +13,15 @@ from tenure.web.flask import Tenure
 
 from support import http
 from support.face import drive
+
+
+def answer_raised(raised):
+    """As a view of Flask raises it."""
+    if raised.location:
+        flask.abort(flask.redirect(raised.location, raised.status))
+    if raised.status < 400:
+        raise HTTPException(response=flask.Response("raised", raised.status)) from None
+    flask.abort(raised.status)
 
 
 class Flask(Host):
@@ -29,11 +37,7 @@ class Flask(Host):
             try:
                 answer = drive(given(probes[flask.request.path], _form)())
             except Raised as raised:
-                if raised.location:
-                    flask.abort(flask.redirect(raised.location, raised.status))
-                if raised.status < 400:
-                    raise HTTPException(response=flask.Response("raised", raised.status)) from None
-                flask.abort(raised.status)
+                answer_raised(raised)
             if isinstance(answer, Stream):
                 return flask.stream_with_context(driven(answer.parts)), answer.status
             if isinstance(answer, File):
@@ -63,14 +67,8 @@ async def _form():
 def werkzeug(app, threads):
     """The server of ``flask run``: a new thread for each request."""
     server = serving.make_server("127.0.0.1", 0, app, threaded=True, request_handler=_Silent)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, name="werkzeug")
-    thread.start()
-    try:
-        yield server.server_address[:2]
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with http.serving(server, "werkzeug") as address:
+        yield address
 
 
 class _Silent(serving.WSGIRequestHandler):

@@ -80,6 +80,33 @@ def test_a_worker_whose_processes_are_killed(face, shop, stored):
     assert stored() == ["after 0", "after 1", "before 0", "easy 0", "in 0", "in 1", "stubborn 0"]
 
 
+@pytest.mark.parametrize("pool", ["threads", "gevent", "eventlet"])
+@pytest.mark.parametrize("shop", ["RabbitMQ"], indirect=True)
+def test_a_worker_of_another_pool_is_killed(face, shop, pool, stored, monkeypatch):
+    """R25: the same where the runs of a worker are threads or greenlets of one process, which is killed with all of them."""
+    options = ("-P", pool, "-c", "4")
+    if pool == "eventlet":
+        monkeypatch.setenv("PSYCOPG_WAIT_FUNC", "wait_selector")
+    with shop.worker(*options) as worker, slow_commit(face):
+        shop.send("shop.stubborn", "stubborn")
+        shop.send("shop.keep", "easy")
+        assert {worker.said("stored").split()[-1] for _ in range(2)} == {"shop.stubborn", "shop.keep"}
+        for where in ("before", "after", "in"):
+            shop.send("shop.keep", where, where, str(shop.folder / where))
+            worker.said(where)
+        until(face, "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted", 1)
+        worker.kill()
+    until(face, shop.backends(), 0, 1.0)
+    with shop.worker(*options) as worker:
+        assert {worker.said("stored").split()[0] for _ in range(3)} == {"before", "after", "in"}
+        until(face, shop.backends("state LIKE 'idle in transaction%'"), 0, 1.0)
+        assert worker.stop() == 0
+
+    until(face, shop.backends(), 0, 1.0)
+    assert "greenlets-blocked" not in (shop.folder / "worker.log").read_text()
+    assert stored() == ["after 0", "after 1", "before 0", "easy 0", "in 0", "in 1", "stubborn 0"]
+
+
 @pytest.mark.parametrize("shop", ["Redis"], indirect=True)
 def test_a_worker_that_is_killed(face, shop, stored):
     """R25: with all its processes, after a COMMIT and before the acknowledgement: another worker runs the task again."""

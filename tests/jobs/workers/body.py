@@ -1,5 +1,6 @@
 """What the jobs of all runners do, in a worker's process: write a row, say how far they are, and wait to be killed where they are told to."""
 
+import io
 import os
 import threading
 from pathlib import Path
@@ -10,6 +11,7 @@ from tenure import Database
 
 from support.models import User
 
+OUT = io.FileIO(1, "w", closefd=False)  # unlike os.write(), eventlet lets it be
 db = Database(os.environ["WORKER_DATABASE"], pool_size=4, max_overflow=0)
 
 with db.unit() as opened:  # at import, as programs do: the processes of a worker that are forked later inherit the pool
@@ -18,7 +20,7 @@ with db.unit() as opened:  # at import, as programs do: the processes of a worke
 
 def say(*words):
     """One line on the standard output of the worker, whatever the runner has made of ``sys.stdout``."""
-    os.write(1, (" ".join(map(str, words)) + "\n").encode())
+    OUT.write((" ".join(map(str, words)) + "\n").encode())
 
 
 def _stay(where):

@@ -21,7 +21,7 @@ keep = app.task(body.keep, name="shop.keep")
 
 
 @app.task(bind=True, name="shop.stubborn", max_retries=5)
-def stubborn(self, name):
+def stubborn(self, name, _file=""):
     """Succeeds at the third run; each writes first."""
     body.keep(name)
     if self.request.retries < 2:

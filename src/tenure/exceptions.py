@@ -268,7 +268,7 @@ class EarlyEnqueue(TenureError):
 
 
 def brief(error: BaseException) -> str:
-    """*error* in a few words that hold no statement, parameter or password: a database error is its class and SQLSTATE."""
+    """*error* in a few words that hold no statement, parameter or password: a database error is its class and SQLSTATE. No full stop."""
     kind = type(error).__name__
     if isinstance(error, StatementError):  # DBAPIError, or a value that could not be bound: both show statement and parameters
         code = sqlstate(error)
@@ -277,7 +277,7 @@ def brief(error: BaseException) -> str:
         text = str(error)
     except Exception:  # what cannot be put into words must not keep a unit from ending
         text = ""
-    return f"{kind}: {text}" if text else kind
+    return f"{kind}: {text.removesuffix('.')}" if text else kind
 
 
 def annotate(error: BaseException, note: str) -> None:

@@ -25,6 +25,10 @@ class Runner:
     broker: ClassVar[str]
     processes: ClassVar[bool] = False
     """Whether each job has a process of its own, which the worker survives."""
+    survives: ClassVar[bool] = True
+    """Whether a worker goes on when its broker comes back; else it is to be started again."""
+    again: ClassVar[bool] = True
+    """Whether a job that returned while the broker was away runs again; else it is acknowledged when that is back."""
     command: tuple[str, ...]
     environment: ClassVar[dict[str, str]] = {}
 
@@ -47,6 +51,9 @@ class Runner:
         """A job for the function of this *name* in ``jobs.workers.body``."""
         raise NotImplementedError
 
+    def give_back(self) -> None:
+        """What a worker's clean-up does with the jobs of a dead one, once a minute or more has passed; for RQ only."""
+
     def close(self) -> None:
         """Let go of the broker, which may be gone."""
 
@@ -67,7 +74,7 @@ class Celery(Runner):
         quiet = ("--without-gossip", "--without-mingle")
         self.command = ("celery", "-A", "jobs.workers.celery_tasks", "worker", "-l", "info", *self.pool, *quiet)
         self.app = celery.Celery("sender", broker=address, set_as_current=False)
-        self.app.conf.broker_transport_options = brokers.options(queue)
+        self.app.conf.broker_transport_options = {**brokers.options(queue), "confirm_publish": True}
 
     def send(self, name: str, *args: Any) -> None:
         self.app.send_task(f"shop.{name}", args, queue=self.queue)
@@ -103,6 +110,7 @@ class CeleryOnRedis(Celery):
     """On Redis, where what a worker took and did not do is given to the next one that looks."""
 
     broker = "Redis"
+    survives = False
 
 
 class Dramatiq(Runner):
@@ -116,7 +124,7 @@ class Dramatiq(Runner):
         self._broker = self._connect()
 
     def _connect(self) -> dramatiq.Broker:
-        broker = RabbitmqBroker(url=self.address)
+        broker = RabbitmqBroker(url=self.address, confirm_delivery=True)
         broker.declare_queue(self.queue, ensure=True)
         return broker
 
@@ -136,6 +144,7 @@ class DramatiqOnRedis(Dramatiq):
     """On Redis, where another worker sees that one has not said for a time that it lives."""
 
     broker = "Redis"
+    again = False
 
     def _connect(self) -> dramatiq.Broker:
         broker = RedisBroker(url=self.address, namespace=self.queue)
@@ -158,6 +167,7 @@ class RQ(Runner):
 
     broker = "Redis"
     processes = True
+    survives = False
 
     def __init__(self, address: str, queue: str) -> None:
         super().__init__(address, queue)
@@ -169,7 +179,6 @@ class RQ(Runner):
         self._queue.enqueue(f"jobs.workers.body.{name}", *args, retry=rq.Retry(max=2), result_ttl=0, failure_ttl=60)
 
     def give_back(self) -> None:
-        """What a worker's clean-up does with the jobs of a dead one, once a minute or more has passed."""
         rq.registry.StartedJobRegistry(queue=self._queue).cleanup(timestamp=time.time() + 3600)
 
     def close(self) -> None:

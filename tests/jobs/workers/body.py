@@ -5,7 +5,7 @@ import os
 import threading
 from pathlib import Path
 
-from sqlalchemy import select
+from sqlalchemy import select, text
 
 from tenure import Database
 
@@ -44,6 +44,15 @@ def keep(name, where="", marker=""):
     elif first:
         say(where, os.getpid())
     db.on_commit(say, "stored", name, os.getpid(), db.current.name)
+
+
+def fall(name):
+    """Store a row, wait until the test lets it go on, and fail."""
+    db.session.add(User(name=name))
+    db.session.flush()
+    say("falls", os.getpid())
+    db.session.execute(text("SELECT pg_advisory_xact_lock_shared(4711)"))  # which ``slow_commit`` has
+    raise LookupError(name)
 
 
 def stubborn(name, file):

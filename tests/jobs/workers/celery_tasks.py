@@ -18,6 +18,7 @@ app.conf.update(
 install(app, body.db)
 
 keep = app.task(body.keep, name="shop.keep")
+fall = app.task(body.fall, name="shop.fall")
 
 
 @app.task(bind=True, name="shop.stubborn", max_retries=5)

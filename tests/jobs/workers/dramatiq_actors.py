@@ -19,6 +19,7 @@ broker = (
 )
 install(broker, body.db)
 keep = dramatiq.actor(body.keep, actor_name="shop.keep", queue_name=QUEUE, broker=broker)
+fall = dramatiq.actor(body.fall, actor_name="shop.fall", queue_name=QUEUE, broker=broker, max_retries=0)
 stubborn = dramatiq.actor(
     body.stubborn, actor_name="shop.stubborn", queue_name=QUEUE, broker=broker, min_backoff=1, max_backoff=1
 )

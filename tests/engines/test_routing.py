@@ -10,11 +10,13 @@ from sqlalchemy import select, text
 
 import tenure
 from tenure import AsyncDatabase, Database, Replicas
+from tenure.core.plan import Outcome
 from tenure.engines import position
 from tenure.exceptions import BadOption, CommitUnknown, ReadOnlyUnit, WrongDriver
 
 from support import servers
 from support.models import User
+from support.proxy import Proxy
 from support.servers import DRIVERS
 
 streaming = pytest.mark.dialects("postgresql")
@@ -367,6 +369,23 @@ async def test_a_dead_replica_is_served_by_the_primary_and_comes_back(pair, stan
         (False, False),
     ]
     assert not any("postgres:" in one for one in told)
+
+
+@streaming
+@pytest.mark.parametrize("options", [{}, {"hold": "transaction"}], ids=["plain", "transaction"])
+async def test_a_replica_that_dies_in_the_first_statement_leaves_nothing_behind(pair, standby, driver, options):
+    """R41: the unit is served elsewhere as a whole, also where that statement is in a transaction: its end knows of no failure."""
+    with Proxy(f"{standby.base.query['host']}/.s.PGSQL.5432", standby.base) as network:
+        face = pair([network.url(driver)])
+        assert await where(face) is REPLICA
+        network.cut_before(b"FROM users")
+        async with face.unit(readonly=True, **options) as session:
+            unit = face.current
+            assert list(await session.scalars(select(User.name))) == []
+            assert await session.scalar(WHERE) is PRIMARY
+        await face.close()
+
+    assert unit.outcome is Outcome.READ_ONLY
 
 
 @pytest.mark.drivers("sqlite")

@@ -119,6 +119,7 @@ class HoldingSession(LateSession):
         self._end_read()
         self._outermost_returned(error)
         routing.left_out(self._supply, error)
+        self._unit.all_undone()  # the unit begins anew, and the connection that was lost is no failure of its own
         self._streams, self._undecided = streams, routing
         return True
 

@@ -49,7 +49,7 @@ def main() -> int:
 def _wish() -> Wish:
     asked, seed = os.environ.get("SECONDS") or "20", os.environ.get("SEED") or str(random.randrange(10_000))
     kill = (os.environ.get("KILL") or " ".join(chaos.DEFAULT)).replace(",", " ").split()
-    known = (*chaos.DEFAULT, *chaos.SERVERS)
+    known = (*chaos.DEFAULT, *chaos.SERVERS, chaos.NOTHING)
     try:
         seconds = float(asked)
     except ValueError:

@@ -13,6 +13,7 @@ from examples.cluster.process import Program
 
 DEFAULT = ("worker", "relay", "scheduler", "web")
 SERVERS = ("standby", "pgbouncer", "broker")
+NOTHING = "nothing"
 PAUSE = (0.4, 1.2)  # seconds from one kill to the next, at least and at most
 AWAY = (0.0, 0.5)  # seconds until another takes its place
 SERVER_AWAY = (1.0, 2.0)
@@ -48,7 +49,7 @@ class Chaos(threading.Thread):
     def run(self) -> None:
         """Kill until the end."""
         try:
-            while not self._ending.wait(self._random.uniform(*PAUSE)):
+            while (self._victims or self._servers) and not self._ending.wait(self._random.uniform(*PAUSE)):
                 self._kill(self._next())
         except Exception as error:  # whoever waits for the end is told
             self.error = error

@@ -78,15 +78,16 @@ class Nodes:
                 raise ClusterError(f"{one.name} did not start: {one.last_words()}")
 
     def may_be_killed(self, victim: Process) -> bool:
-        """Whether another of its role works meanwhile: a night for which there is no scheduler at all is nobody's fault."""
-        return victim.is_up and any(one.is_up for one in self.processes if one.role == victim.role and one is not victim)
+        """Whether *victim* is up, and not the last scheduler: a night for which there is none is nobody's fault."""
+        others = (one for one in self.processes if one.role == victim.role and one is not victim)
+        return victim.is_up and (victim.role != "scheduler" or any(one.is_up for one in others))
 
     def end(self) -> dict[str, int | None]:
         """SIGTERM to all, and their exit statuses; None for one that had ended already."""
         gone = {one.name for one in self.processes if one.ended}
         for one in self.processes:
             one.ask_to_end()
-        return {one.name: None if one.name in gone else one.end() for one in self.processes}
+        return {one.name: None if one.name in gone else one.wait() for one in self.processes}
 
 
 @contextmanager

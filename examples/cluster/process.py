@@ -64,11 +64,15 @@ class Program:
         if self._process is not None:
             self._process.terminate()
 
-    def end(self, patience: float = 20.0) -> int:
+    def end(self) -> int:
+        """End it; its exit status."""
+        self.ask_to_end()
+        return self.wait()
+
+    def wait(self, patience: float = 20.0) -> int:
         """Its exit status when it has ended; if it does not, it is killed. Its children are gone as well then."""
         if self._process is None:
             return 0
-        self.ask_to_end()
         try:
             self._process.wait(patience)
         except subprocess.TimeoutExpired:

@@ -34,6 +34,7 @@ auth_type = any
 pool_mode = transaction
 max_client_conn = 100
 server_login_retry = 1
+query_wait_timeout = 5
 logfile = {folder}/log
 pidfile = {folder}/pid
 """

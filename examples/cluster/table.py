@@ -55,7 +55,8 @@ def _connections(facts: Facts) -> Table:
     most, nodes = bounds(facts.rows.capacity), len(settings.NODES)
     for name, role in settings.ROLES.items():
         each = f"pool of {role.pool}" + (f" + {role.beside}" if role.beside else "")
-        table.add_row(name, f"{nodes} {TIMES} {role.processes}", each, str(nodes * role.most), "")
+        peak = max((end["peak"] for end in facts.ends if end["role"] == name), default=0)
+        table.add_row(name, f"{nodes} {TIMES} {role.processes}", each, str(nodes * role.most), f"{peak} in one process")
     table.add_section()
     lines = {
         "shop clients": ("to PgBouncer, for the primary", ""),

@@ -143,7 +143,7 @@ def sound() -> Facts:
         ),
         mails=Counter({1: 1, 2: 2}),
         begun=[*nights, Run(nights[2].tick, "south", "south scheduler 3")],
-        ends=[{"process": f"process {number}", "out": 0, "peak": 1} for number in range(10)],
+        ends=[{"process": f"process {number}", "role": "web", "out": 0, "peak": 3} for number in range(10)],
         statuses={"north web": 0, "south web": 0},
         killed=Counter(scheduler=1),
         dead={"south scheduler 3"},
@@ -166,6 +166,7 @@ def test_a_sound_account_passes():
     assert status == 0, text
     assert "south✗ north" in text
     assert "3 mails for 2 orders, 1 of them again" in text
+    assert "3 in one process" in text
 
 
 def _run_twice(facts):

@@ -1,12 +1,11 @@
-"""What begins and ends a transaction in a session, who may do it, and what follows from it for the unit."""
+"""What begins and ends a transaction in a session, and who may do it. What follows from it for the unit is in ``told``."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from sqlalchemy import event
-from sqlalchemy.orm import Session, SessionTransaction
+from sqlalchemy.orm import SessionTransaction
 
 from tenure import callsite
 from tenure.callsite import words
@@ -14,21 +13,13 @@ from tenure.core import detached
 from tenure.core.current import found_at, innermost_open
 from tenure.core.hold import has_more_rows, streams
 from tenure.core.plan import Outcome, became, drive
-from tenure.core.readonly import ReadOnlySession
+from tenure.core.told import LISTENERS, ToldSession
 from tenure.engines.ledger import Lease
 from tenure.exceptions import ReadOnlyUnit, ReleaseRefused, link_broke
 
 
-class TransactionSession(ReadOnlySession):
-    """A session whose transaction belongs to its unit.
-
-    Whichever of SQLAlchemy's ways ends the transaction, the listeners below hear of it: ``with session.begin():`` calls neither
-    ``commit()`` nor ``rollback()``.
-    """
-
-    committed = False  # SQLAlchemy has told of a COMMIT, and will tell that the transaction has ended
-    released: SessionTransaction | None = None  # the same, for a savepoint
-    _over = False  # the COMMIT that ends the unit is done
+class TransactionSession(ToldSession):
+    """A session whose transaction belongs to its unit."""
 
     # -- what writes ------------------------------------------------------------------------------------------
 
@@ -120,11 +111,6 @@ class TransactionSession(ReadOnlySession):
             transaction.close()
         if self.expire_on_commit:
             self.expire_all()
-
-    def refuse_unfit(self) -> None:
-        """``with session.begin():`` commits by no other way than this: raise where ``commit()`` would."""
-        if not self._unit.ending and (error := self._unit.unfit()) is not None:
-            raise error
 
     def rollback(self) -> None:
         """In the unit's own code: undo everything since the last commit, and go on."""
@@ -230,9 +216,9 @@ class TransactionSession(ReadOnlySession):
         heard = self.dispatch
         return (
             not heard.after_transaction_create
-            and _OURS.issuperset(heard.before_commit)
-            and _OURS.issuperset(heard.after_commit)
-            and _OURS.issuperset(heard.after_transaction_end)
+            and LISTENERS.issuperset(heard.before_commit)
+            and LISTENERS.issuperset(heard.after_commit)
+            and LISTENERS.issuperset(heard.after_transaction_end)
         )
 
     def end_savepoint(self, savepoint: SessionTransaction, *, keep: bool) -> None:
@@ -308,99 +294,3 @@ class TransactionSession(ReadOnlySession):
             and self._supply.profile.reads_alone
             and not streams(None, getattr(self, "execution_options", None))
         )
-
-    # -- what SQLAlchemy tells -----------------------------------------------------------------------------------
-
-    def transaction_ended(self, transaction: SessionTransaction) -> None:
-        if self._reading_ends and not self._pinned:  # nothing in it concerns the unit
-            self._explicit, self._ended_early, self._streamed = False, True, None
-            return
-        # Not every rollback is told as one: after a failed flush, ``with session.begin_nested():`` only closes what it began.
-        lost = self._pinned and not self._reading_ends
-        doubtful = self._pinned and self._lease is not None and self._lease.commit_sent and self._lease.connection.invalidated
-        try:
-            try:
-                self._note_position()
-            finally:
-                super().transaction_ended(transaction)
-        finally:  # giving the connection back may fail or be cancelled; what became of the work is known
-            self._account_for(transaction, lost, doubtful)
-
-    def _note_position(self) -> None:
-        """Where there are replicas: note how far one must be that is to show what was just committed."""
-        routing = self._unit.database.routing
-        if routing is None or not (self.committed and self.wrote) or self._unit.options.readonly:
-            return
-        if self._pinned and self._lease is not None:
-            self._unit.mark = routing.written(self._lease.connection)
-            routing.clients.wrote(self._unit.mark)
-
-    def _account_for(self, transaction: SessionTransaction, lost: bool, doubtful: bool) -> None:
-        if transaction.parent is None:
-            self._streamed = None
-        if transaction.nested:
-            kept, self.released = transaction is self.released, None
-            if not kept:
-                self._unit.savepoint_undone(transaction)
-        elif transaction.parent is None:
-            if self.committed:
-                self.committed, self._over = False, self._unit.ending
-                self._settled_here(Outcome.COMMITTED)
-            elif self._answer:
-                self._over = self._unit.ending
-                self._unit.all_undone()  # the lost connection was noted as a failure
-                self._settled_here(Outcome.COMMITTED)
-            elif doubtful and self._answer is None:
-                self._unit.doubtful = True
-                self.undone(Outcome.UNKNOWN)
-            elif lost:
-                self.undone()
-
-    def undone(self, outcome: Outcome = Outcome.ROLLED_BACK) -> None:
-        """The whole transaction was rolled back, or lost in its COMMIT."""
-        self._unit.all_undone()
-        self._settled_here(outcome)
-
-    def commit_done(self) -> bool:
-        """Whether the COMMIT that ends the unit is done, whatever came after it."""
-        return self.committed or self._over or super().commit_done()
-
-    def _settled_here(self, outcome: Outcome) -> None:
-        if self._unit.ending:
-            return  # the unit's end runs the hooks, once the session is closed
-        self._unit.checkpoint(outcome)
-        self.wrote, self.changed = False, None
-        if self._turn is None:  # ``with session.begin():`` comes by no other way
-            self._run_due()
-
-    def _run_due(self) -> None:
-        if not self._unit.ending and self._unit.has_due:
-            self._unit.database.run_hooks_here(self._unit, self._unit.take_due())
-
-
-@event.listens_for(TransactionSession, "after_transaction_end")
-def _ended(session: Session, transaction: SessionTransaction) -> None:
-    if isinstance(session, TransactionSession):
-        session.transaction_ended(transaction)
-
-
-@event.listens_for(TransactionSession, "after_soft_rollback")
-def _rolled_back(session: Session, transaction: SessionTransaction) -> None:
-    if isinstance(session, TransactionSession) and transaction.parent is None:
-        session.undone()
-
-
-@event.listens_for(TransactionSession, "before_commit")
-def _committing(session: Session) -> None:
-    if isinstance(session, TransactionSession) and not session.in_nested_transaction():
-        session.refuse_unfit()
-
-
-@event.listens_for(TransactionSession, "after_commit")
-def _committed(session: Session) -> None:
-    if isinstance(session, TransactionSession):
-        session.released = session.get_nested_transaction()
-        session.committed = session.released is None
-
-
-_OURS = frozenset([_ended, _rolled_back, _committing, _committed])

@@ -8,19 +8,16 @@ from collections.abc import Callable
 from contextvars import Token
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from sqlalchemy.orm import SessionTransaction
-
 from tenure import callsite
 from tenure.callsite import Site, words
 from tenure.core import events
-from tenure.core.failures import Failure, Failures
-from tenure.core.hooks import Hook, Hooks
 from tenure.core.obituary import gone
 from tenure.core.options import UnitOptions
+from tenure.core.pending import Pending
 from tenure.core.plan import Outcome, Step
 from tenure.engines.deadline import Deadline
 from tenure.engines.outcome import doubt
-from tenure.exceptions import BadOption, NotOwner, OutcomeSettled, RollbackOnly
+from tenure.exceptions import NotOwner, OutcomeSettled, RollbackOnly
 
 if TYPE_CHECKING:
     from tenure.core.base import BaseDatabase
@@ -31,7 +28,7 @@ if TYPE_CHECKING:
 S = TypeVar("S")
 
 
-class BaseUnit(Generic[S]):
+class BaseUnit(Pending, Generic[S]):
     """One bounded piece of work. What ``db.current`` gives; made by ``db.unit`` and by hosts, never by hand.
 
     A unit that has joined another, or is a savepoint in it, has that unit's session and *root*; one that *owns* has opened the
@@ -41,7 +38,6 @@ class BaseUnit(Generic[S]):
     ended = False
     ending = False
     dropped = False  # nobody can end it any more
-    settled = False
     inherited = False  # by a child process
     lingers = False  # its hooks run when it has ended
     outcome: Outcome | None = None
@@ -49,19 +45,14 @@ class BaseUnit(Generic[S]):
     reason = "returned"
     token: Token[Place] | None = None
     worker: Any = None  # the thread or task that it belongs to, where a host says so; else the one that opened it
-    savepoint: SessionTransaction | None = None
     end_site: Site | None = None
     end_time = 0.0
     doubtful = False  # it is not known whether the COMMIT of a checkpoint took place
     deadline: Deadline | None = None  # the earliest that binds this unit: its own, or that of one which it has joined
-    partly_stored = False  # a checkpoint has committed something: what follows may fail, but not undo it
     answer: bool | None = None  # what the server said when it was asked what became of a COMMIT
     _entering = False
     _asked: str | None = None
     _session: S | None = None
-    _door: UnitSession | None = None
-    _hooks: Hooks | None = None
-    _failures: Failures | None = None
 
     def __init__(
         self,
@@ -231,88 +222,12 @@ class BaseUnit(Generic[S]):
             self._door.keep(self)
             self._door = None
 
-    # -- hooks ------------------------------------------------------------------------------------------
-
-    def _add_hook(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], *, on_commit: bool) -> None:
-        kind = "on_commit" if on_commit else "on_rollback"
-        if not callable(function):
-            raise BadOption(f"{kind}({function!r}): give a function and its arguments, not the result of calling it.")
-        self._check_open()
-        root = self.root
-        within = () if root._door is None else root._door.savepoints()
-        if root._hooks is None:
-            root._hooks = Hooks()
-        root._hooks.waiting.append(Hook(function, args, kwargs, on_commit, within))
-
-    def take_hooks(self, outcome: Outcome) -> list[Hook]:
-        """The hooks that are due now that *outcome* is known; the others are dropped."""
-        return [] if self._hooks is None else self._hooks.take(outcome)
-
-    def checkpoint(self, outcome: Outcome) -> None:
-        """The transaction was ended by the unit's own code, and the unit goes on: the hooks that this makes due are due now.
-
-        Once the unit is settled it was a transaction of reads, and says nothing about the unit's work.
-        """
-        if self.settled:
-            return
-        self.partly_stored = self.partly_stored or (outcome is Outcome.COMMITTED and self.stored())
-        if self._hooks is not None:
-            self._hooks.due = self._hooks.take(outcome)
-
-    @property
-    def has_due(self) -> bool:
-        """Whether hooks wait to be run."""
-        return self._hooks is not None and bool(self._hooks.due)
-
-    def take_due(self) -> list[Hook]:
-        """The hooks that wait to be run."""
-        return [] if self._hooks is None else self._hooks.take_due()
-
-    # -- failures ---------------------------------------------------------------------------------------
-
-    def failed(self, error: BaseException, site: Site | None = None, *, all_is_lost: bool = False) -> None:
-        """Note what must be undone before the unit can commit: with an open savepoint or, *all_is_lost*, as a whole."""
-        root = self.root
-        if root._failures is None:
-            root._failures = Failures()
-        within = () if root._door is None or all_is_lost else root._door.savepoints()
-        root._failures.note(Failure(error, site or callsite.of_error(error) or callsite.here(2), within))
-
-    def renamed(self, error: BaseException, other: BaseException) -> None:
-        """*error*, which may have been noted as a failure, is raised as *other*."""
-        if self._failures:
-            self._failures.rename(error, other)
-
-    def savepoint_undone(self, transaction: SessionTransaction) -> None:
-        """A savepoint was rolled back: what failed in it is undone, and its hooks for a commit go with it."""
-        if self._failures:
-            self._failures.undo(transaction)
-        if self._hooks is not None:
-            self._hooks.savepoint_undone(transaction)
-
-    def all_undone(self) -> None:
-        """The whole transaction was rolled back by the unit's own code: the unit goes on as new."""
-        self._failures = None
-
     # -- what a plan asks ---------------------------------------------------------------------------------
 
     @property
     def rollback_asked(self) -> bool:
         """Whether ``rollback_only()`` was called for what ends now."""
         return self._asked is not None
-
-    def swallowed(self) -> Exception | None:
-        """The error for a failure that was caught, but not undone, in what ends now."""
-        failures = self.root._failures
-        first = None if failures is None else failures.first(self.savepoint)
-        if first is None:
-            return None
-        error = RollbackOnly(
-            f"{self.name!r} ({words(self.site)}) was rolled back: {type(first.error).__name__} at {words(first.site)} was caught, not"
-            ' undone. Put what may fail into db.unit(propagation="nested"), or call rollback() where it is caught.'
-        )
-        error.__cause__ = first.error
-        return error
 
     def stored(self) -> bool:
         """Whether the COMMIT that has just succeeded stored something."""

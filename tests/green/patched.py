@@ -14,6 +14,18 @@ if LIBRARY == "gevent":
     def wait_for(greenlets):
         gevent.joinall(greenlets)
 
+    if "psycopg2" in sys.argv[2]:  # as psycogreen has it; eventlet brings its own
+        import psycopg2.extensions
+        from gevent.socket import wait_read, wait_write
+
+        WAYS = {psycopg2.extensions.POLL_READ: wait_read, psycopg2.extensions.POLL_WRITE: wait_write}
+
+        def wait(connection):
+            while (state := connection.poll()) != psycopg2.extensions.POLL_OK:
+                WAYS[state](connection.fileno())
+
+        psycopg2.extensions.set_wait_callback(wait)
+
 else:
     import eventlet
 

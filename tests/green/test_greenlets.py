@@ -29,14 +29,16 @@ def begin(library, tmp_path):
         (pytest.fail if servers.required() else pytest.skip)(f"{library} is not installed. Install the dependency group 'test'.")
     started = []
 
-    def start(program, driver, **environment):
+    def start(program, name, **environment):
+        driver = "psycopg" if name == "psycopg2" else name  # no test but these runs on it
         try:
             start.url = servers.url(driver, tmp_path)
         except servers.ServerMissingError as error:
             servers.give_up(error)
         servers.clean(driver)
+        url = start.url.set(drivername="postgresql+psycopg2") if name == "psycopg2" else start.url
         process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", str(program), library, start.url.render_as_string(hide_password=False)],
+            [sys.executable, "-W", "ignore", str(program), library, url.render_as_string(hide_password=False)],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **environment},
         )  # fmt: skip
@@ -61,8 +63,16 @@ def test_fifty_greenlets_on_a_pool_of_five(begin, library, driver):
     """R29: each greenlet has its own unit; those killed in a query, in the queue and in COMMIT, or timed out, store nothing, and their
     backends are not used again; waiting yields to others; 0 are out.
     """  # fmt: skip
-    found, err = said(begin(HERE / "units.py", driver, **BOTH))
+    check_fifty(*said(begin(HERE / "units.py", driver, **BOTH)))
 
+
+@LIBRARIES
+def test_fifty_greenlets_on_psycopg2(begin, library):
+    """R29: the same with psycopg2, which yields by a wait callback: psycogreen's for gevent, eventlet's own."""
+    check_fifty(*said(begin(HERE / "units.py", "psycopg2")))
+
+
+def check_fifty(found, err):
     assert found["foreign"] == []
     assert found["sessions"] == 50
     assert found["ticks"] > 10
@@ -180,13 +190,21 @@ ON_SQLITE = (
     "threading, socket and select not patched; pysqlite waits in C. Call gevent.monkey.patch_all() before anything else is imported."
     " Wait for nothing while a transaction is open, or use a server."
 )
+UNPATCHED_AND = "threading, socket and select not patched; {} Call gevent.monkey.patch_all() before anything else is imported. {}"
+TOO_LATE = UNPATCHED_AND.format("psycopg waits in C.", "Patch before psycopg is imported.")
+ON_PSYCOPG2 = UNPATCHED_AND.format("psycopg2 waits in C.", "Give it a wait callback (psycogreen), or use psycopg.")
 ON_PSYCOPG = "psycopg waits in C. Set PSYCOPG_WAIT_FUNC=wait_selector in the environment."
 
 
 @pytest.mark.parametrize(
     ("library", "server", "says"),
-    [("gevent", "sqlite", ON_SQLITE), ("eventlet", "psycopg", ON_PSYCOPG)],
-    ids=["gevent", "eventlet"],
+    [
+        ("gevent", "sqlite", ON_SQLITE),
+        ("gevent", "psycopg", TOO_LATE),
+        ("gevent", "psycopg2", ON_PSYCOPG2),
+        ("eventlet", "psycopg", ON_PSYCOPG),
+    ],
+    ids=["sqlite", "psycopg-gevent", "psycopg2", "psycopg-eventlet"],
 )
 def test_what_blocks_is_named_once(begin, library, server, says, tmp_path):
     """R29: what is not patched, and a driver that blocks, are named in one warning, with the remedy."""

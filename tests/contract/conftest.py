@@ -16,8 +16,8 @@ from support.telling import Told, stored  # noqa: F401 - a fixture
 
 
 def _hosts() -> dict[str, Host]:
-    files = sorted((Path(__file__).parent / "hosts").glob("*.py"))
-    return {host.name: host for file in files for host in importlib.import_module(f"contract.hosts.{file.stem}").HOSTS}
+    names = ["flask", "webpy"] if http.GREEN else sorted(file.stem for file in (Path(__file__).parent / "hosts").glob("*.py"))
+    return {host.name: host for name in names for host in importlib.import_module(f"contract.hosts.{name}").HOSTS}
 
 
 HOSTS = _hosts()

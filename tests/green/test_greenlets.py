@@ -120,6 +120,18 @@ def test_flask_and_webpy_on_the_librarys_own_server(begin, library):
         assert acquired >= 80
 
 
+@LIBRARIES
+def test_the_contract_of_the_web_hosts(begin, library):
+    """R29, R22: every probe of the contract, put to Flask and web.py on the library's own server, in an interpreter that it has patched."""
+    process = begin(HERE / "probed.py", "psycopg", **BOTH)
+    out, err = process.communicate(timeout=100)
+    passed = re.search(r"^(\d+) passed, \d+ skipped", out, re.MULTILINE)
+
+    assert process.returncode == 0, out + err
+    assert passed, out
+    assert int(passed[1]) >= 60
+
+
 def _keep_alive(port):
     """Requests one after another on one connection, which pywsgi serves in one greenlet."""
     client = http.client.HTTPConnection("127.0.0.1", port)

@@ -1,6 +1,7 @@
 """Real HTTP for the tests: WSGI and ASGI servers in threads of this process, and a client on a bare socket that sees every byte come."""
 
 import contextlib
+import os
 import socket
 import socketserver
 import struct
@@ -165,6 +166,36 @@ def waitress(app: Any, threads: int = 10) -> Iterator[Address]:
         server.trigger.pull_trigger(lambda: wasyncore.close_all(channels, ignore_all=True))
         thread.join()
         server.task_dispatcher.shutdown()
+
+
+GREEN = os.environ.get("TENURE_TEST_GREEN", "")
+"""``gevent`` or ``eventlet`` where the whole process of the tests is patched by it, as ``tests/green/probed.py`` does."""
+
+
+@contextlib.contextmanager
+def green(app: Any, threads: int = 0) -> Iterator[Address]:
+    """*app* on the WSGI server of gevent or eventlet, with a greenlet for each client."""
+    if GREEN == "gevent":
+        from gevent.pywsgi import WSGIServer
+
+        server = WSGIServer(("127.0.0.1", 0), app, log=None, error_log=None)
+        server.start()
+        try:
+            yield "127.0.0.1", server.server_port
+        finally:
+            server.stop(timeout=1.0)
+        return
+    import eventlet
+    from eventlet import wsgi
+
+    listening = eventlet.listen(("127.0.0.1", 0), backlog=256)
+    # By itself it keeps back parts of a body that are short.
+    serving = eventlet.spawn(wsgi.server, listening, app, log_output=False, minimum_chunk_size=1)
+    try:
+        yield listening.getsockname()
+    finally:
+        serving.kill()
+        listening.close()
 
 
 @contextlib.contextmanager

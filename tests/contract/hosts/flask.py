@@ -79,3 +79,5 @@ class _Silent(serving.WSGIRequestHandler):
 
 
 HOSTS = [Flask("flask-cheroot", http.cheroot), Flask("flask-werkzeug", werkzeug)]
+if http.GREEN:
+    HOSTS = [Flask(f"flask-{http.GREEN}", http.green)]

@@ -80,4 +80,13 @@ def _line(status):
     return f"{status} {HTTPStatus(status).phrase}"
 
 
-HOSTS = [WebPy()]
+class Green(WebPy):
+    """On the server of gevent or eventlet."""
+
+    name = f"webpy-{http.GREEN}"
+
+    def serve(self, app, threads):
+        return http.green(app.wsgifunc(), threads)
+
+
+HOSTS = [Green() if http.GREEN else WebPy()]

@@ -161,6 +161,7 @@ def test_an_answer_that_cannot_be_rendered_is_no_success(face, stored, told):
 
 
 @alone
+@pytest.mark.leaves("tasks")  # below Falcon 4.4 its test client forgets one of its own where the application raises
 def test_an_error_that_falcon_lets_through_ends_the_unit(face, stored, told):
     """R1: a handler that raises it again keeps Falcon from seeing an answer; the unit is rolled back, and nothing stays behind."""
 

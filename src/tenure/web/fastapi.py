@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import AsyncIterator, Callable
-from typing import Any, TypeAlias, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, overload
 
-from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 from starlette.requests import HTTPConnection
 from starlette.websockets import WebSocketDisconnect
@@ -17,6 +16,9 @@ from tenure.core.database import Database
 from tenure.exceptions import NoUnit
 from tenure.web.aio import LoopBoundary
 from tenure.web.asgi import UnitMiddleware
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncSession  # which cannot be imported without greenlet
 
 __all__ = ["UnitMiddleware", "session_of"]
 

@@ -687,3 +687,24 @@ async def test_whether_a_session_is_clean(face):
         assert session.raw._is_clean()
         await session.delete(bob)
         assert not session.raw._is_clean()
+
+
+@pytest.mark.drivers("psycopg", "asyncpg")
+@pytest.mark.parametrize("detached", [False, True])
+async def test_a_commit_is_known_to_be_sent(face, detached):
+    """R4: the session knows that a COMMIT was on its way, also on a connection that was detached from the pool."""
+    seen = []
+
+    def prepare(session):
+        session.add(User(name="ada"))
+        session.flush()
+        if detached:
+            session.connection().detach()
+        event.listen(session, "after_commit", lambda session: seen.append(session.commit_sent()))
+        seen.append(session.commit_sent())
+
+    async with face.unit() as session:
+        await session.run_sync(prepare)
+
+    assert seen == [False, True]
+    assert stored(face) == ["ada"]

@@ -23,6 +23,7 @@ from sqlalchemy.pool import ConnectionPoolEntry, Pool, PoolProxiedConnection, Qu
 from tenure.engines import fork, waiting
 from tenure.engines.admission import Admission, Queue, State
 from tenure.engines.counts import Counts
+from tenure.engines.dialects import before
 from tenure.engines.ledger import Holder, Lease, Ledger, Stranger
 from tenure.engines.rooms import Room, Rooms, capacity_of, out_of
 from tenure.engines.sockets import socket_of
@@ -70,7 +71,8 @@ class Gate:
         event.listen(engine, "engine_disposed", self._renewed)
         engine._has_events = heard  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
         event.listen(engine, "connect", self._made)
-        for name_of_event, listener in (("checkin", _came_back), ("detach", _came_back), ("invalidate", _discarded)):
+        before(engine.dialect, "do_commit", _commit_is_sent)
+        for name_of_event, listener in (("checkin", _came_back), ("detach", _detached), ("invalidate", _discarded)):
             if not event.contains(engine, name_of_event, listener):  # left there when the gate goes, for leases that outlive it
                 event.listen(engine, name_of_event, listener)
         fork.register(self)
@@ -86,8 +88,8 @@ class Gate:
 
     # -- taking --------------------------------------------------------------------------------------------
 
-    def take(self, engine: Engine, holder: Holder) -> Lease:
-        """A lease for *holder* on a connection of *engine*: the gate's, or a view of it with options of its own.
+    def take(self, holder: Holder) -> Lease:
+        """A lease for *holder*.
 
         Raises:
             Overloaded: Too many wait already.
@@ -99,7 +101,7 @@ class Gate:
         lease = Lease(holder)
         self._asking.lease = lease  # the call below is the next to reach the pool: nothing can come in between
         try:
-            connection = engine.connect()
+            connection = self.engine.connect()
         finally:
             self._asking.lease = None
         if not hasattr(lease, "gate"):  # dispose() has just put a pool there before which nobody stood yet
@@ -384,12 +386,26 @@ def say(connection: Connection, statement: str) -> None:
     cursor.close()
 
 
+def _commit_is_sent(connection: PoolProxiedConnection) -> None:
+    info = connection.info if connection.record_info is None else connection.record_info  # a detached one has no record
+    lease: Lease | None = info.get(_LEASE)
+    if lease is not None:
+        lease.commit_sent = True
+
+
 def _came_back(_connection: Any, record: Any) -> None:
     lease: Lease | None = record.record_info.pop(_LEASE, None)
     if lease is not None:
         if isinstance(lease.holder(), Stranger):
             lease.gate.ledger.leave(lease)
         lease.queue.leave(lease)
+
+
+def _detached(connection: Any, record: Any) -> None:
+    lease: Lease | None = record.record_info.get(_LEASE)
+    _came_back(connection, record)
+    if lease is not None and hasattr(lease, "connection"):
+        lease.connection.connection.info[_LEASE] = lease  # which is the connection's own from now on
 
 
 def _discarded(_connection: Any, record: Any, _error: Any) -> None:

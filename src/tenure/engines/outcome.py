@@ -14,7 +14,7 @@ from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.util import await_only, greenlet_spawn
 
-from tenure.engines.ledger import Lease
+from tenure.engines.ledger import Lease, Ledger
 from tenure.exceptions import BadOption, CommitUnknown, annotate, brief, link_broke, sqlstate
 
 LIMIT: Final = 10.0  # seconds in which the server must answer
@@ -27,8 +27,9 @@ _OLDEST: Final = (13,)  # has pg_xact_status() for the 64-bit numbers that never
 class Witness:
     """Knows the numbers of the transactions whose COMMIT may have to be asked about."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, ledger: Ledger) -> None:
         self._engine = engine
+        self._ledger = ledger
         self._numbers: weakref.WeakKeyDictionary[Lease, str | None] = weakref.WeakKeyDictionary()
 
     def check(self) -> None:
@@ -45,10 +46,11 @@ class Witness:
         if not event.contains(self._engine, "do_connect", self._connecting):
             event.listen(self._engine, "do_connect", self._connecting)
         self._numbers[lease] = None
+        event.listen(lease.connection, "commit", self._committing)
 
-    def committing(self, lease: Lease, connection: Connection) -> None:
-        """COMMIT is about to be sent. One round trip, if this transaction is watched."""
-        if lease in self._numbers:
+    def _committing(self, connection: Connection) -> None:
+        """Connection event ``commit``: it is about to be sent. One round trip."""
+        if lease := self._ledger.lease_on(connection):
             asked = connection.exec_driver_sql("SELECT CAST(pg_current_xact_id_if_assigned() AS text)")
             self._numbers[lease] = asked.scalar()
 

@@ -14,6 +14,7 @@ from sqlalchemy.pool import QueuePool
 from tenure.callsite import here, words
 from tenure.engines import locks, resting
 from tenure.engines.admission import Admission
+from tenure.engines.dialects import before
 from tenure.engines.gate import gate_of, say
 from tenure.engines.interrupt import interrupt_of
 from tenure.engines.ledger import Holder, Lease
@@ -69,19 +70,15 @@ class Supply:
         self.gate = gate_of(engine, name, admission)
         self.give_back, self.park, self.unpark = self.gate.give_back, self.gate.park, self.gate.unpark
         self.ledger = self.gate.ledger
-        self.witness = Witness(engine)
+        self.witness = Witness(engine, self.ledger)
         self.liveness = Liveness(engine, self.ledger, liveness)
         self.closed = False
         self.has_link = self.interrupt is None or self.interrupt.limit is None  # to a server; SQLite has none
         self._parks = isinstance(engine.pool, QueuePool)
         self._failures_count = self.profile.failure_spoils or bool(self.profile.undone_by)
-        # The listener is on the writer alone: SQLAlchemy takes a longer way through each statement of an engine that has one,
-        # +12 % for a read on SQLite.
-        self._writer = engine.execution_options()
         self._isolation = self.profile.isolation
-        event.listen(self._writer, "commit", self._commit_is_sent)
         if self.profile.classic is not None:
-            event.listen(self._writer, "set_connection_execution_options", self._options_are_set)
+            before(engine.dialect, "set_connection_execution_options", _options_are_set)
         if self.profile.switch_back is not None:  # never removed: it also serves leases that outlive this object
             event.listen(engine, "checkin", self.profile.switch_back)
         self._hears_failures = False
@@ -97,7 +94,7 @@ class Supply:
         a transaction for this read: what they set would not hold in autocommit, or could not be switched to.
         """
         classic = self.profile.isolation is None and (begun or self._is_listened_to())
-        lease = self._take(self.engine, holder)
+        lease = self._take(holder)
         if self.profile.switch is not None and (self.profile.rests or not classic):
             try:
                 self.profile.switch(lease.connection.connection, "write" if classic else "read")
@@ -118,12 +115,9 @@ class Supply:
         options = dict(profile.readonly) if terms.readonly else {}
         if terms.isolation is not None and terms.isolation != self._isolation:
             options["isolation_level"] = terms.isolation
-        lease = self._take(self._writer, holder)
+        lease = self._take(holder)
         connection = lease.connection
         lease.pinned, lease.may_write = True, not terms.readonly
-        # Private: a connection asks the engine it shows whether anybody listens, and that is not the one which tells of a COMMIT.
-        # tests/core/test_endings.py fails when this changes.
-        connection._has_events = True  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
         try:
             if profile.switch is not None:
                 purpose = "readonly call" if terms.one_call else "readonly" if terms.readonly else "write"
@@ -165,7 +159,7 @@ class Supply:
                 with self.engine.connect() as connection:
                     self._isolation = _isolation_of(connection)
                 return self._isolation
-            lease = self._take(self.engine, holder)
+            lease = self._take(holder)
             try:
                 self._isolation = _isolation_of(lease.connection)
             finally:
@@ -192,26 +186,21 @@ class Supply:
                 f"{self.name!r} was closed before its use at {words(here(2))}. Make a new Database, or close this one later."
             )
 
-    def _take(self, engine: Engine, holder: Holder) -> Lease:
+    def _take(self, holder: Holder) -> Lease:
         if self.closed:
             self._refuse_if_closed()
         try:
             if self.profile.rests:
                 with resting.taking():
-                    lease = self.gate.take(engine, holder)
-            else:
-                lease = self.gate.take(engine, holder)
+                    return self.gate.take(holder)
+            return self.gate.take(holder)
         except (DBAPIError, OSError) as error:  # asyncpg lets an OSError through as it is
             check = "the server runs" if self.has_link else "the folder is there and may be written"
             error.add_note(
-                f"tenure: no connection of {self.name!r} could be made to {shown(engine.url)}."
+                f"tenure: no connection of {self.name!r} could be made to {shown(self.engine.url)}."
                 f" Nothing was stored. Check that {check} and that the URL names it."
             )
             raise
-        # Not the view of it that has our options: the user knows and compares the engine, and SQLAlchemy finds a transaction's
-        # connection by it.
-        lease.connection.engine = self.engine
-        return lease
 
     def _settle(self, connection: Connection, terms: Terms) -> None:
         """Have the transaction begin with its settings."""
@@ -229,15 +218,6 @@ class Supply:
             connection.execute(statement, {**names, **values})
 
         event.listen(connection, "begin", begun)
-
-    def _options_are_set(self, connection: Connection, options: Mapping[str, Any]) -> None:
-        if "isolation_level" in options and self.profile.classic is not None:
-            self.profile.classic(connection.connection)
-
-    def _commit_is_sent(self, connection: Connection) -> None:
-        if lease := self.ledger.lease_on(connection):
-            self.witness.committing(lease, connection)
-            lease.commit_sent = True
 
     def hear_failures(self) -> None:
         """From now on tell holders of errors on their connections; a listener costs a little in each statement."""
@@ -267,6 +247,13 @@ class Supply:
                 f"settings={sorted(settings)}: {self.engine.dialect.name} has no settings that end with the transaction (SET LOCAL);"
                 " they would stay on the connection. Leave them out, or use PostgreSQL."
             )
+
+
+def _options_are_set(connection: Connection, options: Mapping[str, Any]) -> None:
+    if "isolation_level" in options:
+        from tenure.engines import pipeline
+
+        pipeline.undo(connection.connection)
 
 
 def _isolation_of(connection: Connection) -> str:

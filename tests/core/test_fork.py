@@ -210,7 +210,7 @@ async def test_locks_that_other_threads_held(face):
         return face.db.status().waiting
 
     held, free = threading.Event(), threading.Event()
-    locks = [face.db.supply.gate.queue._lock, face.db.supply.gate._sweeping, face.db.plain._lock]
+    locks = [face.db.supply.gate.queue._lock, face.db.supply.gate.sweep.lock, face.db.plain._lock]
 
     def hold():
         for lock in locks:

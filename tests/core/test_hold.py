@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.orm import joinedload, selectinload, with_loader_criteria
 
 import tenure
-from tenure.core.hold import streams
+from tenure.core.streams import streams
 from tenure.exceptions import ReadOnlyUnit, ReleaseRefused
 
 from support import servers

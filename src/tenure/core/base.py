@@ -62,10 +62,9 @@ class BaseDatabase(Replicated, Portable, Generic[S]):
         engine, *others = (getattr(one, "sync_engine", one) for one in (found.primary, *found.replicas))
         if liveness is not None:
             check_seconds("liveness", liveness)
-        defaults = UnitOptions(isolation=isolation, hold=hold, name=name)
         self.name = name or "main"
         self.hold: Hold = hold
-        self.isolation = defaults.isolation
+        self.isolation = UnitOptions(isolation=isolation, hold=hold, name=name).isolation
         self.modes = opts.guard_modes(guards)
         self.supply = Supply(engine, self.name, admission_of(admission), liveness)
         self.notices = Notices(limits)
@@ -219,7 +218,7 @@ class BaseDatabase(Replicated, Portable, Generic[S]):
         unit.session  # noqa: B018 - a unit within another needs the session now
         if unit.deadline is not None and unit.door is not None:
             unit.door.timed = True
-        return plan.begin(how, unit.options.readonly, _readonly_around(unit))
+        return plan.begin(how, unit.options.readonly, unit.within_readonly)
 
     def _refuse_joining(self, how: Opening, asked: UnitOptions, outer: BaseUnit[S] | None, site: Site | None, name: str) -> None:
         """Raise where there is no unit to join, or *outer* is one that may not be joined or gives less than is *asked* for."""
@@ -287,7 +286,7 @@ class BaseDatabase(Replicated, Portable, Generic[S]):
 
     def joined_end(self, unit: BaseUnit[S], error: BaseException | None) -> Verdict:
         """A unit that had joined another is over: if it failed, the other may not commit as if it had not."""
-        only_reads = unit.options.readonly and not _readonly_around(unit)
+        only_reads = unit.options.readonly and not unit.within_readonly
         if error is None and only_reads and unit.door is not None and not unit.rollback_asked:
             try:
                 unit.door.refuse_unflushed()
@@ -305,8 +304,7 @@ class BaseDatabase(Replicated, Portable, Generic[S]):
         if self.routing is not None:
             self.remember(unit, verdict.outcome)
         hooks = unit.take_hooks(verdict.outcome) if unit.owns else []
-        if hooks:
-            unit.lingers = True
+        unit.lingers = bool(hooks)
         if verdict.outcome is Outcome.UNKNOWN and unit.owns:
             self.supply.gate.counts.in_doubt += 1
         if unit.savepoint is not None and verdict.outcome is not Outcome.ROLLED_BACK and verdict.error is not None:
@@ -350,7 +348,3 @@ class BaseDatabase(Replicated, Portable, Generic[S]):
     def as_written(self) -> str:
         """How a unit is opened."""
         return "async with db.unit() as session" if self.is_async else "with db.unit() as session"
-
-
-def _readonly_around(unit: BaseUnit[Any]) -> bool:
-    return unit.parent is not None and unit.parent.readonly

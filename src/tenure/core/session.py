@@ -22,8 +22,8 @@ from tenure import callsite, workers
 from tenure.callsite import words
 from tenure.core import events
 from tenure.core.guard import identities
-from tenure.core.hold import streams
 from tenure.core.plan import Outcome
+from tenure.core.streams import streams
 from tenure.core.transaction import TransactionSession
 from tenure.engines.ledger import Lease
 from tenure.engines.watch import LoopWatch, Watch

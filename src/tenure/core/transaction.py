@@ -11,8 +11,8 @@ from tenure import callsite
 from tenure.callsite import words
 from tenure.core import detached
 from tenure.core.current import found_at, innermost_open
-from tenure.core.hold import has_more_rows, streams
 from tenure.core.plan import Outcome, became, drive
+from tenure.core.streams import has_more_rows, streams
 from tenure.core.told import LISTENERS, ToldSession
 from tenure.engines.ledger import Lease
 from tenure.exceptions import ReadOnlyUnit, ReleaseRefused, link_broke

@@ -168,6 +168,11 @@ class BaseUnit(Pending, Generic[S]):
         return False
 
     @property
+    def within_readonly(self) -> bool:
+        """Whether a unit around this one refuses writes now."""
+        return self.parent is not None and self.parent.readonly
+
+    @property
     def root(self) -> BaseUnit[S]:
         """The unit that has the session and the transaction: this one, or the one that it has joined."""
         return self._root or self

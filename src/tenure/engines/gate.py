@@ -8,7 +8,6 @@ however the connection comes back: returned, invalidated, detached, or dropped a
 
 from __future__ import annotations
 
-import gc
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -27,15 +26,13 @@ from tenure.engines.dialects import before
 from tenure.engines.ledger import Holder, Lease, Ledger, Stranger
 from tenure.engines.rooms import Room, Rooms, capacity_of, out_of
 from tenure.engines.sockets import socket_of
+from tenure.engines.sweep import Sweep
 from tenure.exceptions import BadOption
 
 _LEASE: Final = "tenure.lease"  # in the record_info of a connection that is out
-_COLLECT_EVERY: Final = 10.0  # seconds: a full collection of a large program takes a tenth of one
 _making = threading.Lock()
 # What code of this context has taken around tenure and not given back.
 _TAKEN: Final[ContextVar[tuple[Stranger, ...]]] = ContextVar("tenure.taken", default=())
-
-
 # Who holds connections in this context, as units that are open around the code that asks.
 Around: TypeAlias = Callable[[], Iterable[Holder]]
 
@@ -59,8 +56,7 @@ class Gate:
         self.rooms = Rooms(self) if engine.dialect.is_async and isinstance(engine.pool, QueuePool) else None
         self.around: list[Around] = []
         self._asking = threading.local()
-        self._collected = 0.0
-        self._sweeping = threading.Lock()
+        self.sweep = Sweep(self)
         self._users = 0
         self._wait: waiting.Wait = waiting.in_loop if engine.dialect.is_async else waiting.in_thread
         self._stand_before(engine.pool)
@@ -153,7 +149,7 @@ class Gate:
                 verdict.refuse_blocked_loop(self, holder)
         limit, began = self.limit(holder), time.monotonic()
         try:
-            got = self._wait(lease.queue, lease, limit, self.look)
+            got = self._wait(lease.queue, lease, limit, self.sweep.look)
         except BaseException:  # counted and passed on: a wait raises only when it is cancelled or interrupted
             self.counts.cancelled += 1
             self.counts.wait(time.monotonic() - began)
@@ -243,52 +239,6 @@ class Gate:
         with suppress(Exception):  # SQLAlchemy has logged it and discarded the connection; nothing was open on it
             spare.connection.close()
 
-    # -- owners that are gone ---------------------------------------------------------------------------------
-
-    def sweep(self) -> None:
-        """Give back what dead threads, finished tasks and dropped units hold; one at a time, for each is given back once."""
-        if not self._sweeping.acquire(blocking=False):
-            return
-        try:
-            self._sweep()
-        finally:
-            self._sweeping.release()
-
-    def _sweep(self) -> None:
-        mine = self.queue
-        for lease in self.ledger.leases():
-            if lease.queue is not mine:
-                continue  # of another loop, which alone can give it back
-            holder = lease.holder()
-            if holder is None:
-                self.counts.leaked += 1
-                with suppress(Exception):  # the connection is broken and discarded; whoever waits has no part in it
-                    self._recover(lease)
-            elif holder.owner_is_gone():
-                self.counts.leaked += not isinstance(holder, Stranger)
-                holder.reclaim()
-
-    def _recover(self, lease: Lease) -> None:
-        """Give back the connection of a holder that no longer exists."""
-        if not hasattr(lease, "connection") or lease.connection.closed:  # an interruption has kept it here
-            self.ledger.leave(lease)
-            return
-        try:
-            lease.connection.rollback()
-        except BaseException:  # its transaction may still be open
-            lease.connection.invalidate()
-            raise
-        finally:
-            self.give_back(lease)
-
-    def look(self) -> None:
-        """Somebody has waited for a second."""
-        self.sweep()
-        if (now := time.monotonic()) - self._collected > _COLLECT_EVERY:
-            self._collected = now
-            gc.collect()  # a dropped unit in a reference cycle still holds its connection
-            self.sweep()
-
     # -- the pool -------------------------------------------------------------------------------------------
 
     def out(self) -> int:
@@ -352,7 +302,8 @@ class Gate:
         if self.rooms is not None:
             self.rooms.start_anew()
         self.counts = Counts()
-        self._asking, self._sweeping = threading.local(), threading.Lock()
+        self._asking = threading.local()
+        self.sweep.start_anew()
         _TAKEN.set(())
         self.engine.dispose(close=False)
 

@@ -74,7 +74,7 @@ def broker(choice: str, folder: Path) -> Iterator[Broker]:
         if not trouble:
             yield found
             return
-        if choice or not _program():
+        if choice or not installed():
             raise ClusterError(f"RabbitMQ does not answer at {found.shown} ({trouble}). {_REMEDY}")
     with _started(folder) as program:
         yield Broker(program.url, program)
@@ -84,7 +84,7 @@ class RabbitMQ(Program):
     """A node of its own, in *folder*, on free ports."""
 
     def __init__(self, folder: Path, epmd: int) -> None:
-        program = _program()
+        program = installed()
         if program is None:
             raise ClusterError(f"RabbitMQ is not installed. {_REMEDY}")
         folder.mkdir()
@@ -125,7 +125,8 @@ def _started(folder: Path) -> Iterator[RabbitMQ]:
         epmd.end()
 
 
-def _program() -> str | None:
+def installed() -> str | None:
+    """The program that starts a RabbitMQ, if there is one."""
     return _DEBIAN if Path(_DEBIAN).exists() else shutil.which("rabbitmq-server")
 
 

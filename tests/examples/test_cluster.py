@@ -24,6 +24,7 @@ from examples.cluster.table import show
 from tenure import Database
 
 from support import brokers, servers
+from support.workers import told_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -67,16 +68,8 @@ def cluster():
             one.process.terminate()
             one.process.terminate()
             one.process.communicate(timeout=30)
-        left = [one for one in Path("/proc").glob("[0-9]*") if folder.encode() in _environment(one)]
         files = [one for one in Path(folder).iterdir() if one.name != ".lockfile"]  # of the package that brings PostgreSQL
-        assert (left, files) == ([], [])
-
-
-def _environment(process):
-    try:
-        return (process / "environ").read_bytes()
-    except OSError:  # it has ended, or is somebody else's
-        return b""
+        assert (told_of(Path(folder)), files) == ([], [])
 
 
 def _servers():

@@ -109,3 +109,13 @@ def slow_commit(face: Face) -> Iterator[None]:
     finally:
         engine.dispose()
         probe.outside(face, "DROP TRIGGER hold ON users; DROP FUNCTION hold()")
+
+
+def told_of(folder: Path) -> list[str]:
+    """The processes that have *folder* in their environment: what a program has started there, and its children. Where there is /proc."""
+    found: list[str] = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has ended, or is somebody else's
+            if str(folder).encode() in (process / "environ").read_bytes():
+                found.append((process / "cmdline").read_text().replace("\0", " "))
+    return found

@@ -22,6 +22,6 @@ what drives it
 ``watch.py``        counts connections
 ``account.py``      holds against each other what clients were told, what is stored, and what is in the ledger
 ``table.py``        shows it
-``run.py``          one run from the first to the last; ``__main__.py`` understands what was asked for
+``run.py``          one run from the first to the last; ``demo.py`` understands what was asked for
 ==================  ==================================================================================================
 """

@@ -28,12 +28,17 @@ class Stop:
     def _ask(self, _number: int, _frame: object) -> None:
         self.asked += 1
 
+    @property
+    def too_early(self) -> str:
+        """Why there is no account; nothing if there is to be one."""
+        if self.asked and not self.runs:
+            return "interrupted before it began"
+        return "interrupted twice" if self.asked > 1 else ""
+
     def check(self) -> None:
         """Raise ClusterError where nothing is to be waited for any more."""
-        if self.asked and not self.runs:
-            raise ClusterError("interrupted before it began")
-        if self.asked > 1:
-            raise ClusterError("interrupted twice")
+        if self.too_early:
+            raise ClusterError(self.too_early)
 
 
 stop = Stop()

@@ -1,4 +1,4 @@
-"""SIGKILL at random. The seed says who is next, and after how long."""
+"""SIGKILL at random, to a server what it calls a crash. The seed says who is next, and after how long."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class Chaos(threading.Thread):
 
     def _kill_for(self, victim: Program, kind: str, away: tuple[float, float]) -> None:
         seconds = self._random.uniform(*away)
-        self._tell(f"SIGKILL: {victim.name}, for {seconds:.1f} s")
+        self._tell(f"killed: {victim.name}, for {seconds:.1f} s")
         victim.kill()
         self.killed[kind] += 1
         self._ending.wait(seconds)

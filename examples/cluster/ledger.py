@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +28,15 @@ class Ledger:
         self.path = path
         self._lines: list[dict[str, Any]] = []
         self._read = 0  # bytes
+        self._lock = threading.Lock()
         path.touch()
 
     def lines(self, what: str) -> list[dict[str, Any]]:
-        """All lines about that."""
-        with self.path.open("rb") as file:
+        """All lines about that. One that is just being written comes the next time."""
+        with self._lock, self.path.open("rb") as file:
             file.seek(self._read)
-            new = file.read()
-        self._read += len(new)
-        self._lines += map(json.loads, new.splitlines())
-        return [line for line in self._lines if line["what"] == what]
+            new, _, _ = file.read().rpartition(b"\n")
+            if new:
+                self._read += len(new) + 1
+                self._lines += map(json.loads, new.splitlines())
+            return [line for line in self._lines if line["what"] == what]

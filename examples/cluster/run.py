@@ -145,7 +145,9 @@ def _is_done(here: Cluster) -> bool:
     time.sleep(0.1)
     with here.db.unit() as session:
         open_orders = session.scalar(select(func.count()).select_from(Order).outerjoin(Receipt).where(Receipt.order_id.is_(None)))
-    return not open_orders and not Outbox(here.db, messages).numbers().pending and not here.broker.waiting(here.queue)
+    if open_orders or Outbox(here.db, messages).numbers().pending:
+        return False
+    return not here.broker.trouble() and not here.broker.waiting(here.queue)
 
 
 def _now(session: Session) -> float:
@@ -163,5 +165,5 @@ def _say(console: Console, line: str) -> None:
 def _drop(rabbitmq: Broker, queue: str) -> None:
     try:
         rabbitmq.drop(queue)
-    except Exception:
+    except Exception:  # it does not answer any more, and the account has said so
         return

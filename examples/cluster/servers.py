@@ -107,6 +107,7 @@ class PgBouncer(Program):
         owner = owned_like(primary, folder)
         sizes = {"to_primary": settings.TO_PRIMARY, "to_standby": settings.TO_STANDBY}
         (folder / "ini").write_text(_PGBOUNCER.format(primary=primary, standby=standby, folder=folder, **sizes))
+        (folder / "ini").chmod(0o644)
         super().__init__("pgbouncer", [program, "-q", folder / "ini"], folder / "out", **owner)
         self.url = primary.set(database="shop", query={"host": str(folder), "port": "6432"})
         self.standby = self.url.set(database="standby")

@@ -12,7 +12,7 @@ workers = settings.ROLES["web"].processes
 threads = 6
 graceful_timeout = 8
 loglevel = "warning"
-control_socket_disable = True
+control_socket_disable = True  # from gunicorn 25.1 on; it would be the same for both nodes
 
 
 def post_worker_init(_worker: Any) -> None:

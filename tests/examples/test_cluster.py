@@ -19,6 +19,7 @@ from rich.console import Console
 from examples.cluster import account, settings
 from examples.cluster.account import Facts, Rows, Run
 from examples.cluster.clients import Book
+from examples.cluster.ledger import Ledger
 from examples.cluster.models import Base, Customer, Order, Receipt
 from examples.cluster.table import show
 from tenure import Database
@@ -83,7 +84,7 @@ def _servers():
 def test_the_account_is_right_when_it_is_interrupted(cluster):
     """R27: with workers, relays, schedulers and web processes killed at random, until Ctrl-C: each order is mailed, once in effect."""
     running = cluster(SECONDS="0", SEED="7", AMQP=_servers())
-    running.until("SIGKILL", times=3)
+    running.until(" s  killed: ", times=3)
     running.process.send_signal(signal.SIGINT)
     status, text = running.end()
 
@@ -228,6 +229,18 @@ def test_what_nobody_can_help_is_no_fault():
     died.dead.add("north scheduler 4")
 
     assert [shown(facts)[0] for facts in (away, died)] == [0, 0]
+
+
+def test_a_line_that_is_being_written_is_read_when_it_is_whole(tmp_path):
+    """The ledger is read while others write: each line once, and none by halves."""
+    ledger = Ledger(tmp_path / "ledger.jsonl")
+    seen = []
+    for part in ('{"what": "mail", "order": 1}\n{"what": "ma', 'il", "order": 2}', "\n"):
+        with ledger.path.open("a") as file:
+            file.write(part)
+        seen.append([line["order"] for line in ledger.lines("mail")])
+
+    assert seen == [[1], [1], [1, 2]]
 
 
 @pytest.fixture

@@ -16,14 +16,15 @@ from contextvars import ContextVar
 from typing import Any, Final, TypeAlias
 
 from sqlalchemy import event
-from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.engine import Engine
 from sqlalchemy.pool import ConnectionPoolEntry, Pool, PoolProxiedConnection, QueuePool
 
 from tenure.engines import fork, waiting
 from tenure.engines.admission import Admission, Queue, State
 from tenure.engines.counts import Counts
-from tenure.engines.dialects import before
+from tenure.engines.dialects import before, listen_in_passing
 from tenure.engines.ledger import Holder, Lease, Ledger, Stranger
+from tenure.engines.profile import say
 from tenure.engines.rooms import Room, Rooms, capacity_of, out_of
 from tenure.engines.sockets import socket_of
 from tenure.engines.sweep import Sweep
@@ -60,12 +61,7 @@ class Gate:
         self._users = 0
         self._wait: waiting.Wait = waiting.in_loop if engine.dialect.is_async else waiting.in_thread
         self._stand_before(engine.pool)
-        # Private: whether somebody listens to the engine's statements. SQLAlchemy takes it from any listener, and then a longer way
-        # through each of them, which is 8 % of a read on SQLite; of dispose() it tells in any case.
-        # tests/engines/test_supply.py fails when this changes.
-        heard: bool = engine._has_events  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
-        event.listen(engine, "engine_disposed", self._renewed)
-        engine._has_events = heard  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+        listen_in_passing(engine, "engine_disposed", self._renewed)
         event.listen(engine, "connect", self._made)
         before(engine.dialect, "do_commit", _commit_is_sent)
         for name_of_event, listener in (("checkin", _came_back), ("detach", _detached), ("invalidate", _discarded)):
@@ -328,13 +324,6 @@ def _start_anew() -> None:
 
 
 fork.in_child(_start_anew)
-
-
-def say(connection: Connection, statement: str) -> None:
-    """Run a statement outside any transaction of SQLAlchemy's."""
-    cursor: Any = connection.connection.cursor()
-    cursor.execute(statement)
-    cursor.close()
 
 
 def _commit_is_sent(connection: PoolProxiedConnection) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy.engine import Engine
+from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.pool import PoolProxiedConnection
 
 from tenure.engines import autocommit, resting
@@ -134,3 +134,10 @@ def _sqlite(engine: Engine) -> Profile:
 def refused_write(error: BaseException) -> bool:
     """Whether the database refused a write because the transaction is read-only."""
     return (sqlstate(error) or "") in _REFUSED_WRITE
+
+
+def say(connection: Connection, statement: str) -> None:
+    """Run a statement outside any transaction of SQLAlchemy's."""
+    cursor: Any = connection.connection.cursor()
+    cursor.execute(statement)
+    cursor.close()

@@ -15,13 +15,13 @@ from tenure.callsite import here, words
 from tenure.engines import locks, resting
 from tenure.engines.admission import Admission
 from tenure.engines.dialects import before
-from tenure.engines.gate import gate_of, say
+from tenure.engines.gate import gate_of
 from tenure.engines.interrupt import interrupt_of
 from tenure.engines.ledger import Holder, Lease
 from tenure.engines.liveness import Liveness, only_ours
 from tenure.engines.masked import shown
 from tenure.engines.outcome import Witness
-from tenure.engines.profile import profile_of
+from tenure.engines.profile import profile_of, say
 from tenure.exceptions import BadOption, DatabaseClosed, sqlstate
 
 # A prepared statement was lost, or is there already: duplicate_prepared_statement, invalid_sql_statement_name.

@@ -20,6 +20,7 @@ from tenure.exceptions import BadOption
 from tenure.web.flask import adopt
 
 from support.adopted import AdoptedShop
+from support.http import at_once
 
 pytestmark = [pytest.mark.faces("sync"), pytest.mark.dialects("sqlite", "postgresql")]
 
@@ -214,6 +215,32 @@ def test_binds(shop):
     with shop.app.app_context():
         assert db.session.scalars(db.select(Note.text)).all() == ["200"]
     assert shop.stored() == ["200"]
+
+
+def test_engine_options(make_shop):
+    """R21: the application's engine options are those of its pool, and of the waits for it."""
+    options = {"pool_size": 1, "max_overflow": 0, "pool_timeout": 0.05}
+    shop = make_shop(SQLALCHEMY_ENGINE_OPTIONS=options, SQLALCHEMY_RECORD_QUERIES=True).adopt()
+    db, Thing = shop.db, shop.Thing
+
+    @shop.app.get("/count")
+    def count():
+        return f"{Thing.query.count()} {len(get_recorded_queries())}"
+
+    def asked(_):
+        response = shop.app.test_client().get("/count")
+        return response.status_code, response.text
+
+    with shop.database.unit() as session:
+        session.add(Thing(name="held"))
+        session.flush()
+        ((status, _),) = at_once(1, asked)
+        (holder,) = shop.database.holders()
+
+    assert (status, re.search(HERE, str(holder)) is not None) == (500, True)  # it has waited for the whole time
+    assert at_once(1, asked) == [(200, "1 1")]
+    with shop.app.app_context():
+        assert (db.engine.pool.size(), shop.database.status().in_use) == (1, 0)
 
 
 def test_one_pool_for_both(shop):

@@ -74,7 +74,7 @@ check: $(DEV) ## lint, format, types, who imports whom, and the examples in the 
 
 .PHONY: test-lowest
 test-lowest: $(LOWEST) ## the core tests on the oldest supported versions
-	@.venv-lowest/bin/python -m pip list --format=freeze | grep -iE '^(sqlalchemy|greenlet|psycopg|asyncpg|aiosqlite|pymysql|aiomysql|asyncmy|web.py)=='
+	@.venv-lowest/bin/python -m pip list --format=freeze | grep -iE '^(sqlalchemy|greenlet|psycopg|asyncpg|aiosqlite|pymysql|aiomysql|asyncmy|web.py|flask|quart|fastapi|starlette|litestar|pyramid|aiohttp|falcon|bottle|sanic)=='
 	@.venv-lowest/bin/pytest -n auto $(CORE_TESTS) $(ARGS)
 
 .PHONY: test-versions

@@ -93,6 +93,8 @@ class GuardedSession(TimedSession):
 
     def _touch(self) -> None:
         """It is used for the first time. Where a framework asked for it, to pass it on, that is the first line of the user's."""
+        if self._options is not None:
+            self._set_up()  # rather than by the first attribute that is missed
         self.touched = True
         unit = self._unit
         if not callsite.is_users(unit.site) and callsite.is_users(site := callsite.here(3)):
@@ -109,8 +111,6 @@ class GuardedSession(TimedSession):
             return
         try:
             self._check()
-            if self._options is not None:
-                self._set_up()  # rather than by the first attribute that is missed
             unit = self._unit_ref() or self._unit
             site = (None if unit.ending else callsite.here(4)) or self.line(4)
             if self.timed:
@@ -190,8 +190,11 @@ class GuardedSession(TimedSession):
 
     def _part(self) -> BaseUnit[Any]:
         """The part of the unit in which the calling code is: the unit itself, or one that has joined it."""
-        here = innermost_open(found_at(self._var.get())[0])
-        return self._unit if here is None or here.root is not self._unit else here
+        place, unit = self._var.get(), self._unit
+        if (here := place()) is unit:
+            return unit  # as a rule
+        here = innermost_open(here or found_at(place)[0])
+        return unit if here is None or here.root is not unit else here
 
     # -- what the ledger asks -----------------------------------------------------------------------------------------
 

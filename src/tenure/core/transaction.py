@@ -10,7 +10,6 @@ from sqlalchemy.orm import SessionTransaction
 from tenure import callsite
 from tenure.callsite import words
 from tenure.core import detached
-from tenure.core.current import found_at, innermost_open
 from tenure.core.plan import Outcome, became, drive
 from tenure.core.streams import has_more_rows, streams
 from tenure.core.told import LISTENERS, ToldSession
@@ -54,9 +53,9 @@ class TransactionSession(ToldSession):
 
     def _own(self, operation: str) -> None:
         """Raise NotOwner where the code that calls has joined this session's unit."""
-        here = innermost_open(found_at(self._var.get())[0])
-        if here is not None and here.root is self._unit and not self._unit.ending:
-            here.refuse_unless_owner(operation)
+        unit = self._unit
+        if not unit.ending and (part := self._part()) is not unit:
+            part.refuse_unless_owner(operation)
 
     def begin(self, nested: bool = False) -> SessionTransaction:
         """A savepoint (``begin_nested()`` comes here too), or in the unit's own code an explicit transaction."""
@@ -198,8 +197,9 @@ class TransactionSession(ToldSession):
 
     def end_transaction(self, *, keep: bool) -> None:
         """The end of the unit: commit or roll back, if anything was done at all."""
-        self.give_back_parked()
-        if keep and self._streaming() and not self.wrote and self.unsaved() is None:
+        if self._parked is not None:
+            self.give_back_parked()
+        if keep and self._streamed and self._streaming() and not self.wrote and self.unsaved() is None:
             return  # a COMMIT would store nothing, and close the cursor whose rows the body of an answer goes on to read
         if self.touched and not (keep and self.nothing_to_commit()):
             self.commit() if keep else self.rollback()

@@ -3,7 +3,6 @@
 ``session_of(db)`` is the dependency that gives an endpoint the session of its request.
 """
 
-from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, Form, Request, Response
@@ -92,12 +91,9 @@ async def not_enough(_request: Request, error: Exception) -> Response:
     return PlainTextResponse(str(error), 400)
 
 
-@app.middleware("http")  # exception handlers do not see what COMMIT raises; what stands around UnitMiddleware does
-async def conflict(request: Request, answer: Callable[[Request], Awaitable[Response]]) -> Response:
-    try:
-        return await answer(request)
-    except IntegrityError:
-        return PlainTextResponse(trade.CONFLICT, 409)
+@app.exception_handler(IntegrityError)  # also of a COMMIT
+async def conflict(_request: Request, _error: Exception) -> Response:
+    return PlainTextResponse(trade.CONFLICT, 409)
 
 
 def main() -> None:

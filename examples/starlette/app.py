@@ -8,7 +8,6 @@ from __future__ import annotations
 from sqlalchemy.exc import IntegrityError
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route
@@ -64,11 +63,8 @@ async def not_enough(_request: Request, error: Exception) -> Response:
     return PlainTextResponse(str(error), 400)
 
 
-async def conflict(request: Request, answer: RequestResponseEndpoint) -> Response:
-    try:
-        return await answer(request)
-    except IntegrityError:
-        return PlainTextResponse(trade.CONFLICT, 409)
+async def conflict(_request: Request, _error: Exception) -> Response:
+    return PlainTextResponse(trade.CONFLICT, 409)
 
 
 app = Starlette(
@@ -82,11 +78,12 @@ app = Starlette(
         Route("/transfers", transfer, methods=["POST"]),
         Route("/status", status),
     ],
-    exception_handlers={trade.NotThere: not_there, trade.NotEnough: not_enough},
-    middleware=[
-        Middleware(BaseHTTPMiddleware, conflict),  # exception handlers do not see what COMMIT raises; what stands around does
-        Middleware(UnitMiddleware, db),
-    ],
+    exception_handlers={
+        trade.NotThere: not_there,
+        trade.NotEnough: not_enough,
+        IntegrityError: conflict,
+    },  # the last also of a COMMIT
+    middleware=[Middleware(UnitMiddleware, db)],
     lifespan=shop.opened,
 )
 

@@ -203,7 +203,7 @@ def test_the_servers_task_keeps_nothing(face, wrap):
 
 
 @alone
-def test_the_middleware_within_itself_is_one_unit(face, told, wrap):
+def test_an_application_mounted_in_another_is_one_unit(face, told, wrap):
     """R22: an application mounted in another works in the same request."""
 
     async def app(scope, receive, send):
@@ -211,7 +211,12 @@ def test_the_middleware_within_itself_is_one_unit(face, told, wrap):
         await send(start())
         await send(BODY)
 
-    run(face, call(wrap(wrap(app, face.db), face.db)))
+    inner = wrap(app, face.db)
+
+    async def mount(*given):
+        await inner(*given)
+
+    run(face, call(wrap(mount, face.db)))
     assert told.closed() == [("GET /", "committed", "status 200")]
 
 
@@ -312,9 +317,9 @@ def test_the_end_of_the_lifespan_drains(make_face, wrap):
 def test_bad_options(face, options):
     """R51: what is wrong is said when the middleware is made."""
     with pytest.raises(BadOption):
-        UnitMiddleware(None, face.db, **options)
+        UnitMiddleware(lambda scope, receive, send: None, face.db, **options)
     with pytest.raises(BadOption):
-        UnitMiddleware(None, "sqlite://")
+        UnitMiddleware(lambda scope, receive, send: None, "sqlite://")
 
 
 @alone
@@ -323,7 +328,7 @@ def test_a_closed_database(make_face):
     face = make_face()
     run(face, face.close())
     with pytest.raises(BadOption, match="'main' is closed"):
-        UnitMiddleware(None, face.db)
+        UnitMiddleware(lambda scope, receive, send: None, face.db)
 
 
 # ------------------------------------------------------------------------------------ threads, R18

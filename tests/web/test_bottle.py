@@ -233,7 +233,7 @@ def test_bad_input(face, app, tmp_path):
     bare.catchall = False
     bare.get("/", apply=Tenure(face.db), callback=lambda session: "")
     cases = [
-        (lambda: app.install(Tenure(face.db)), "'main' is installed already"),
+        (lambda: app.install(Tenure(face.db)), "registered with 'main' already. Leave one app.install(Tenure(db)) out"),
         (lambda: ask(bare), "Tenure(db) stands in apply= of '/'"),
         (lambda: Tenure(closed), "'main' is closed"),
         (lambda: Tenure(asynchronous), "AsyncDatabase is not a Database"),

@@ -262,7 +262,7 @@ def test_two_databases_in_one_request(face, make_face, app, stored, told):
 def test_bad_input(face, app):
     """R22: registered twice, on something else, without a database, too late, or closed: each says what to change."""
     cases = [
-        (lambda: Tenure(app, face.db), "'shop' is registered with 'main' already"),
+        (lambda: Tenure(app, face.db), "registered with 'main' already. Leave one Tenure(app, db) out"),
         (lambda: Tenure(object(), face.db), "object is not a Flask application"),
         (lambda: Tenure(app), "Tenure has no database"),
         (lambda: Tenure(app, "sqlite://"), "str is not a Database"),
@@ -276,7 +276,7 @@ def test_bad_input(face, app):
             call()
     app.test_client().get("/")
     other = Database("sqlite://")
-    with pytest.raises(BadOption, match="'shop' has answered requests already"):
+    with pytest.raises(BadOption, match="'shop' is at work already"):
         Tenure(app, other)
     other.close()
 

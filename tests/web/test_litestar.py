@@ -310,7 +310,7 @@ def test_bad_registrations(make_face):
     face = make_face()
     plugin = TenurePlugin(face.db)
     for twice in ([plugin, plugin], [plugin, TenurePlugin(face.db, session_name="other")]):
-        with pytest.raises(BadOption, match="registered with 'main' twice"):
+        with pytest.raises(BadOption, match="registered with 'main' already"):
             application(face, plugins=twice)
     with pytest.raises(BadOption, match="Litestar is not a Database or AsyncDatabase"):
         TenurePlugin(application(face))

@@ -16,7 +16,7 @@ TENANT = text("SELECT current_setting('app.tenant', true)")
 
 @contextlib.contextmanager
 def request(face, given=None, **boundary):
-    begun = BlockingRequest(BlockingBoundary(face.db, **boundary), "GET /", None, given)
+    begun = BlockingRequest(BlockingBoundary(face.db, **boundary), "GET /", given)
     try:
         yield begun
     finally:

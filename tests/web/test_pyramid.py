@@ -280,10 +280,10 @@ def test_bad_input(face, config, tmp_path):
 
     config.include("tenure.web.pyramid")  # Pyramid sees to it that the same is included once
     config.commit()
-    with pytest.raises(BadOption, match="'main' is included already"):
+    with pytest.raises(BadOption, match="registered with 'main' already"):
         config.include("tenure.web.pyramid")
     config.make_wsgi_app()
-    with pytest.raises(BadOption, match="has been made already"):
+    with pytest.raises(BadOption, match="is at work already"):
         config.include("tenure.web.pyramid")
 
     chosen = Configurator(settings={"tenure.db": face.db, "pyramid.tweens": "pyramid.tweens.excview_tween_factory"})

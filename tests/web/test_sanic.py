@@ -14,6 +14,7 @@ from sanic.exceptions import SanicException
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
+import tenure
 from tenure.exceptions import BadOption, NoUnit, Overloaded
 from tenure.web.asgi import UnitMiddleware
 from tenure.web.sanic import Tenure
@@ -150,6 +151,33 @@ def test_a_connection_that_is_kept_keeps_nothing(face, app, told):
 
 
 @alone
+@pytest.mark.parametrize("how", ["returned", "sent"])
+def test_a_client_that_has_written_gets_its_cookie(tmp_path, url, watch, app, how):
+    """R41: however the handler answers, and one cookie."""
+    db = tenure.AsyncDatabase(url, replicas=[f"sqlite+aiosqlite:///{tmp_path}/replica.db"])
+    face = watch(db, "aiosqlite")
+    Tenure(app, db, close=True, position_cookie="seen")
+
+    @app.get("/")
+    async def add(request):
+        face.db.session.add(User(name="ada"))
+        if how == "returned":
+            return sanic.text("added", 201)
+        response = await request.respond(status=201)
+        await response.send("added")
+        await response.eof()
+        return None
+
+    with http.sanic(app) as address, http.socket.create_connection(address, PATIENCE) as talk:
+        talk.sendall(b"GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")
+        said = b"".join(iter(lambda: talk.recv(1000), b"")).decode()
+    assert said.startswith("HTTP/1.1 201 ")
+    assert (
+        len(re.findall(r"set-cookie: seen=[pt][0-9a-f]+; Path=/; Max-Age=600; HttpOnly; SameSite=Lax", said, re.IGNORECASE)) == 1
+    )
+
+
+@alone
 def test_a_client_that_waits_before_it_sends_its_body(face, app, stored):
     """R14: what the server says before the status is no answer."""
     Tenure(app, face.db, close=True)
@@ -232,7 +260,7 @@ def test_bad_registrations(make_face, app):
     assert failed["type"] == "lifespan.startup.failed"
     assert re.search(r"runs on an ASGI server.*Write app = UnitMiddleware\(app, db\)", failed["message"])
     other = make_face(name="other")
-    with pytest.raises(BadOption, match="has been started already"):
+    with pytest.raises(BadOption, match="is at work already"):
         Tenure(app, other.db)
     run(face, face.close())
     with pytest.raises(BadOption, match="'main' is closed"):

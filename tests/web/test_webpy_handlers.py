@@ -6,7 +6,7 @@ import web
 from sqlalchemy.orm import Session
 
 import tenure
-from tenure.web import webpy
+from tenure.web import webpy_handlers
 from tenure.web.webpy import processor
 
 
@@ -57,7 +57,7 @@ def test_the_first_requests_may_come_at_once(tmp_path, watch, monkeypatch):
     app = web.application(("/", Fresh), {}, autoreload=False)
     app.add_processor(processor(db))
     entered, second = threading.Event(), threading.Event()
-    resolve = webpy._handler
+    resolve = webpy_handlers._handler
 
     def slowly(target, names):
         if not entered.is_set():
@@ -65,7 +65,7 @@ def test_the_first_requests_may_come_at_once(tmp_path, watch, monkeypatch):
             second.wait(5)
         return resolve(target, names)
 
-    monkeypatch.setattr(webpy, "_handler", slowly)
+    monkeypatch.setattr(webpy_handlers, "_handler", slowly)
     answers = []
     first = threading.Thread(target=lambda: answers.append(app.request("/").data))
     first.start()

@@ -443,15 +443,20 @@ def test_parts_are_made_in_whatever_thread_sends_them(face, stored, told):
 # ------------------------------------------------------------------------------- one in another
 
 
-def test_the_same_middleware_twice(face, stored, told):
-    """R22: stacked, or around a mounted application, one request is still one unit."""
+def test_the_same_middleware_around_a_mounted_application(face, stored, told):
+    """R22: one request is still one unit."""
 
     def app(environ, start_response):
         write(face)
         start_response("200 OK", [*TEXT])
         yield face.db.current.name.encode()
 
-    server = Server(UnitMiddleware(UnitMiddleware(app, face.db), face.db))
+    inner = UnitMiddleware(app, face.db)
+
+    def mount(environ, start_response):
+        return inner(environ, start_response)
+
+    server = Server(UnitMiddleware(mount, face.db))
 
     assert (server.sent, stored(), told.closed()) == (b"GET /", ["ada"], [("GET /", "committed", "status 200")])
 
@@ -565,9 +570,9 @@ def test_a_stuck_client_holds_no_connection(face, told):
 def test_bad_options(face):
     """R50: refused when the application is put together."""
     with pytest.raises(BadOption, match="commit_if= has no say"):
-        UnitMiddleware(None, face.db, commit_if=bool, commit="explicit")
+        UnitMiddleware(lambda environ, start_response: [], face.db, commit_if=bool, commit="explicit")
     with pytest.raises(BadOption, match="str is not a Database"):
-        UnitMiddleware(None, "sqlite://")
+        UnitMiddleware(lambda environ, start_response: [], "sqlite://")
 
 
 @alone

@@ -110,7 +110,8 @@ class BaseDatabase(Replicated, Portable, Generic[S]):
         ended = self.current_place.here()
         if ended is not None:
             raise gone(ended)
-        raise NoUnit(f"{self._where()}. Decorate the function with @db.unit, or open one: {self.as_written}.")
+        what = f"{self._where()}. Decorate the function with @db.unit, or open one: {self.as_written}."
+        raise NoUnit(f"{what} The requests of an application have one where the database is registered with it.")
 
     def on_commit(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
         """``db.current.on_commit``: call *function* after the commit of the current unit."""

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
 from contextvars import Token
 from functools import partial
-from typing import Any, Final, Unpack
+from typing import TYPE_CHECKING, Any, Final, Unpack
 
 from tenure import callsite, workers
 from tenure.checks import check_seconds
@@ -20,7 +20,7 @@ from tenure.core.shield import finish
 from tenure.core.unit import BaseUnit
 from tenure.engines import fork
 from tenure.engines.waiting import BESIDE
-from tenure.web.answers import keeps
+from tenure.web.answering import Answers, answering
 from tenure.web.boundary import Boundary, Rules
 from tenure.web.request import Request, Step
 
@@ -29,30 +29,67 @@ from tenure.web.request import Request, Step
 _PERMITS: Final = 40
 _THREADS: Final = 10_000  # no bound of its own: see the permits, and the pool's size
 _endings: set[asyncio.Task[None]] = set()  # a loop holds its tasks weakly
+_SWITCHING_PROTOCOLS: Final = 101
 _AS_LONG_AS_IT_TAKES: Final = 86_400.0  # seconds: nobody can stop what a thread does
 
 
-class LoopBoundary(Boundary):
-    """What an application on an event loop has decided, whichever kind its database is. The arguments are those of ``Boundary``."""
+class LoopRules(Rules, total=False):
+    """The keywords of a ``LoopBoundary``."""
 
-    def __init__(
-        self,
-        database: BaseDatabase[Any],
-        **rules: Unpack[Rules],
-    ) -> None:
+    close: bool | float
+
+
+class LoopBoundary(Boundary):
+    """What an application on an event loop has decided, whichever kind its database is. By itself, of a host on ASGI.
+
+    Args:
+        database: Whose units the requests are.
+        close: Drain and close *database* when the server has stopped: the seconds that open units have, or True for one.
+            Default False: whoever made it closes it.
+        rules: The others are those of ``Boundary``.
+
+    Raises:
+        BadOption: As ``Boundary``.
+
+    """
+
+    rules = LoopRules
+
+    def __init__(self, database: BaseDatabase[Any], *, close: bool | float = False, **rules: Unpack[Rules]) -> None:
         super().__init__(database, **rules)
+        if not isinstance(close, bool):
+            check_seconds("close", close)
+        self.closes: bool | float = close
         self.threads = None if database.is_async else Threads()
 
-    def begin(self, name: str, cookies: str | None = None, given: Any = None) -> LoopRequest:
+    def begin(self, name: str, given: Any = None) -> LoopRequest:
         """A request, current in this context from now on until its ``gone()``.
 
         Args:
             name: ``GET /path``.
-            cookies: Its Cookie header, if it has one.
             given: What the host knows of it.
 
         """
-        return LoopRequest(self, name, cookies, given, self.threads)
+        return LoopRequest(self, name, given)
+
+    if TYPE_CHECKING:
+
+        def here(self) -> LoopRequest | None:
+            """As ``Boundary``."""
+
+    def cookies(self, given: Any) -> str | None:
+        """As in ASGI's scope."""
+        return "; ".join(value.decode("latin-1") for name, value in given["headers"] if name == b"cookie")
+
+    def is_secure(self, given: Any) -> bool:
+        """As in ASGI's scope."""
+        return given.get("scheme") == "https"  # type: ignore[no-any-return]
+
+    async def stopped(self, *_whatever: Any) -> None:
+        """The server has stopped: close the database, if that was asked for, and let the threads go."""
+        if self.closes is not False:
+            await self.close(self.closes)
+        self.ended()
 
     async def close(self, seconds: bool | float = True) -> None:
         """Drain and close the database, in a thread if that blocks.
@@ -71,16 +108,16 @@ class LoopBoundary(Boundary):
             self.threads.close()
 
 
-def check_close(close: bool | float) -> bool | float:
-    """*close*, if it is what adapters take by this name.
+class ServerBoundary(LoopBoundary):
+    """That of a host which is a server itself: its requests have ``headers`` and a ``scheme``."""
 
-    Raises:
-        BadOption: It is not.
+    def cookies(self, given: Any) -> str | None:
+        """As in its headers."""
+        return given.headers.get("cookie")  # type: ignore[no-any-return]
 
-    """
-    if not isinstance(close, bool):
-        check_seconds("close", close)
-    return close
+    def is_secure(self, given: Any) -> bool:
+        """As in its scheme."""
+        return given.scheme == "https"  # type: ignore[no-any-return]
 
 
 class LoopRequest(Request):
@@ -89,40 +126,65 @@ class LoopRequest(Request):
     Args:
         boundary: What the application has decided.
         name: ``GET /path``.
-        cookies: Its Cookie header, if it has one.
         given: What the host knows of it.
-        threads: Where the end of a ``Database``'s unit is carried out; None for an ``AsyncDatabase``.
 
     """
 
     awaited = True
 
-    def __init__(self, boundary: Boundary, name: str, cookies: str | None, given: Any, threads: Threads | None) -> None:
-        super().__init__(boundary, name, cookies, given)
-        self.threads = threads
+    def __init__(self, boundary: LoopBoundary, name: str, given: Any = None) -> None:
+        super().__init__(boundary, name, given)
+        self.threads = threads = boundary.threads  # where a Database's unit ends
         self.worker = workers.here()  # a helper thread may end while the request goes on
-        self.failed: BaseException | None = None  # what came in place of a COMMIT, until somebody answers for it
         self.beside: Token[Any] | None = None if threads is None else BESIDE.set(threads.lender())
 
     async def settle(self, status: int, error: BaseException | None = None) -> None:
         """``BlockingRequest.settle``, awaited. What has begun is finished although the task is cancelled."""
-        if self.settle_unopened(status, error):
-            return
-        try:
+        if not self.settle_unopened(status, error):
             await adrive(self.settling(status, error), _carry_out)
-        except BaseException as failed:  # a cancellation, too, may have come before it was committed
-            self.failed = failed
-            raise
 
-    def refuse_success(self, status: int) -> None:
-        """Raise again what came in place of a COMMIT, where an answer with *status* would hide it."""
-        if self.failed is not None and keeps(status):
-            raise self.failed
+    async def known(self, status: int) -> None:
+        """The status is known where the answer is sent: settle. Who sends may catch what that raises, and answer for it.
+
+        Raises:
+            BaseException: As ``settle``; again for each answer that would be a success.
+
+        """
+        self.refuse_success(status)
+        if self.settled is None:
+            try:
+                await self.settle(status)
+            except BaseException as error:  # a cancellation, too, may have come before it was committed
+                self.failed = error
+                raise
+
+    async def starts(self, status: int) -> list[tuple[str, str]]:
+        """``BlockingRequest.starts``, awaited. With the handshake of a WebSocket the request ends: each exchange opens its own unit."""
+        await self.known(status)
+        self.begun = True
+        if status == _SWITCHING_PROTOCOLS:
+            await self.end()
+        return self.set_cookies()
+
+    async def answer(self, host: Answers, *given: Any) -> Any:
+        """``BlockingAnswer.answer``, awaited."""
+        response = None
+        try:
+            response = await host.answer(*given)
+            await self.settle(response.status_code)
+        except Exception as error:
+            return await adrive(answering(self, host, given, error, committing=response is not None), _carry_out)
+        return response
 
     async def finish(self, error: BaseException | None = None) -> None:
         """``BlockingRequest.finish``, awaited. What has begun is finished although the task is cancelled."""
         if not self.finish_unopened():
             await adrive(self.finishing(error, callsite.here(2)), _carry_out)
+
+    async def end(self, error: BaseException | None = None) -> None:
+        """``finish``, and let nothing of this request stay behind."""
+        await self.finish(error)
+        self.gone()
 
     def finish_with(self, task: asyncio.Task[Any]) -> None:
         """``finish`` when *task* ends: it is the host's, sends the body, and tells nobody when that was sent."""
@@ -149,7 +211,7 @@ class LoopRequest(Request):
 
 async def _carry_out(step: Step) -> Any:
     request: Any = step.request  # a LoopRequest, for only such end together with one
-    if request.threads is None or request.unit is None:
+    if request is None or request.threads is None or request.unit is None:
         return await step.call()
     return step.call() if request.unit.ends_at_once() else await request.threads.run(step.call, request.unit)
 

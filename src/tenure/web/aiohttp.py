@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, Final, TypeAlias, Unpack
+from typing import Any, TypeAlias, Unpack
 
 from aiohttp import web
 from aiohttp.payload import Payload
 
 from tenure.core.base import BaseDatabase
-from tenure.web.aio import LoopBoundary, LoopRequest
-from tenure.web.answers import refusal
+from tenure.web.aio import LoopBoundary, LoopRequest, ServerBoundary
 from tenure.web.boundary import Rules
-
-_SWITCHING_PROTOCOLS: Final = 101  # a WebSocket
+from tenure.web.registration import check_once
 
 Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -29,10 +27,10 @@ def middleware(database: BaseDatabase[Any], **rules: Unpack[Rules]) -> UnitMiddl
         rules: ``commit_if=`` replaces the rule that a status below 400 commits; these and the others as in ``Boundary``.
 
     Raises:
-        BadOption: An argument has a wrong type or value.
+        BadOption: An argument has a wrong type or value; or, with the first request, the application has another such middleware.
 
     """
-    return web.middleware(UnitMiddleware(LoopBoundary(database, **rules)))
+    return web.middleware(UnitMiddleware(ServerBoundary(database, **rules)))
 
 
 class UnitMiddleware:
@@ -44,24 +42,20 @@ class UnitMiddleware:
     async def __call__(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Answer one request."""
         if self.boundary.inside():
+            known = [one.boundary.database for one in request.app.middlewares if isinstance(one, UnitMiddleware)]
+            check_once(self.boundary.database, known, "middleware(db)", own=1)
             return await handler(request)
-        work = self.boundary.begin(f"{request.method} {request.path}", request.headers.get("Cookie"), request)
-        answer = _Answer(work, request)
+        work = self.boundary.begin(f"{request.method} {request.path}", request)
         try:
-            response = await answer.of(handler)
+            response = await _answer(work, request, handler)
         except BaseException as error:
-            await work.finish(error)
-            work.gone()
-            refused = None if answer.begun else refusal(error)
-            if refused is None:
-                raise
-            raise web.HTTPServiceUnavailable(headers=refused.headers) from error
+            await work.end(error)
+            raise web.HTTPServiceUnavailable(headers=work.refused(error).headers) from error
         task = asyncio.current_task()
         if task is not None and _is_made_while_sent(response):
             work.finish_with(task)
         else:
-            await work.finish()
-            work.gone()
+            await work.end()
         return response
 
     async def closing(self, _app: web.Application) -> AsyncIterator[None]:
@@ -71,60 +65,40 @@ class UnitMiddleware:
         await self.boundary.close()
 
 
-class _Answer:
-    """What a handler answers, whether it gives that back, raises it, or sends it by itself."""
+async def _answer(work: LoopRequest, request: web.Request, handler: Handler) -> web.StreamResponse:
+    """What *handler* answers, settled, whether it gives that back, raises it, or sends it by itself."""
 
-    def __init__(self, work: LoopRequest, request: web.Request) -> None:
-        self.work = work
-        self.request = request
-        self.begun = False
-        # Private, but only the application has a signal for it, which a middleware cannot reach: a handler's own prepare() is to
-        # commit as well. tests/web/test_aiohttp.py fails when it changes.
-        names: dict[str, Any] = vars(request)
-        self.onwards = request._prepare_hook  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
-        names["_prepare_hook"] = self.prepare  # not set as an attribute: in its debug mode aiohttp warns of that
+    async def settle(response: web.StreamResponse) -> None:
+        more = await work.starts(getattr(response, "status", 500))  # of what is no response aiohttp makes a 500
+        for name, value in more:
+            response.headers.add(name, value)
 
-    async def of(self, handler: Handler) -> web.StreamResponse:
-        """The answer of *handler*, settled."""
-        try:
-            try:
-                response = await handler(self.request)
-            except web.HTTPException as raised:
-                await self.settle(raised)
-                raise
-            await self.settle(response)
-            return response
-        finally:
-            self.work.failed = None  # from here on it is the middlewares before this one that answer
-
-    async def settle(self, response: web.StreamResponse) -> None:
-        """Commit or roll back, unless that was done."""
-        status: int = getattr(response, "status", 500)  # of what is no response aiohttp makes a 500
-        self.work.refuse_success(status)
-        if self.work.settled is not None:
-            return
-        await self.work.settle(status)
-        for cookie in self.work.set_cookies(secure=self.request.secure):
-            response.headers.add("Set-Cookie", cookie)
-
-    async def prepare(self, response: web.StreamResponse) -> None:
+    async def prepare(response: web.StreamResponse) -> None:
         """Called when the headers of *response* are about to be sent."""
         try:
-            await self.settle(response)
-        except BaseException:
-            self.start_again()
+            await settle(response)
+        except BaseException:  # another answer comes in place of one whose headers were made: nothing of that may stay
+            writer: Any = request.writer
+            writer.length, writer.chunked = None, False
+            writer._compress = None  # noqa: SLF001 - private: it can only be switched on. tests/web/test_aiohttp.py sees it changed
             raise
-        self.begun = True
-        if response.status == _SWITCHING_PROTOCOLS:
-            await self.work.finish()
-            self.work.gone()
-        await self.onwards(response)
+        await onwards(response)
 
-    def start_again(self) -> None:
-        """Another answer comes in place of one whose headers were made: nothing of that may stay in aiohttp's writer."""
-        writer: Any = self.request.writer
-        writer.length, writer.chunked = None, False
-        writer._compress = None  # noqa: SLF001 - private: it can only be switched on. tests/web/test_aiohttp.py sees it changed
+    # Private, but only the application has a signal for it, which a middleware cannot reach: a handler's own prepare() is to commit
+    # as well. tests/web/test_aiohttp.py fails when it changes.
+    names: dict[str, Any] = vars(request)
+    onwards = request._prepare_hook  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+    names["_prepare_hook"] = prepare  # not set as an attribute: in its debug mode aiohttp warns of that
+    try:
+        try:
+            response = await handler(request)
+        except web.HTTPException as raised:
+            await settle(raised)
+            raise
+        await settle(response)
+        return response
+    finally:
+        work.handed_over()  # from here on it is the middlewares before this one that answer
 
 
 def _is_made_while_sent(response: Any) -> bool:

@@ -22,6 +22,16 @@ class Refusal(NamedTuple):
     status: str
     headers: dict[str, str]
 
+    @property
+    def code(self) -> int:
+        """The number in the status line."""
+        return int(self.status.split(None, 1)[0])
+
+    @property
+    def text(self) -> str:
+        """The body, of plain text, where nobody makes a better one."""
+        return f"{self.status}\n"
+
 
 def refusal(error: BaseException) -> Refusal | None:
     """What to answer for *error*, which no handler has caught, before anything was sent; None where it is the server's 500.
@@ -32,6 +42,14 @@ def refusal(error: BaseException) -> Refusal | None:
     if isinstance(error, REFUSED) and not stored_partly(error):
         return Refusal("503 Service Unavailable", {"Retry-After": str(math.ceil(error.retry_after))})
     return None
+
+
+def refused(error: Exception) -> Refusal:
+    """The same in an error handler for ``REFUSED``. Raises *error* where another database has kept its part: nobody is told to come again."""
+    found = refusal(error)
+    if found is None:
+        raise error
+    return found
 
 
 def reason(status: int, error: BaseException | None) -> str:

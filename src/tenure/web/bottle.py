@@ -11,10 +11,12 @@ from sqlalchemy.orm import Session
 
 from tenure.core.database import Database
 from tenure.core.decorate import fill
-from tenure.exceptions import BadOption, NoUnit
+from tenure.exceptions import BadOption
 from tenure.web.answers import refusal
-from tenure.web.blocking import BlockingBoundary, BlockingRequest
+from tenure.web.blocking import Begun, BlockingBoundary
 from tenure.web.boundary import Rules
+from tenure.web.filling import session_in
+from tenure.web.registration import check_once
 from tenure.web.wsgi import UnitMiddleware
 
 _bottle: Any = bottle  # without types
@@ -41,21 +43,13 @@ class Tenure:
     @property
     def session(self) -> Session:
         """The session of the request's unit."""
-        database = self.boundary.database
-        try:
-            found: Session = database.session
-        except NoUnit:
-            raise NoUnit(
-                f"a callback asks for a session of {database.name!r}, but its requests have no units. It is mounted in an application"
-                " that has not installed Tenure(db): install it there too."
-            ) from None
-        return found
+        line = "It is mounted in an application that has not installed Tenure(db): install it there too."
+        return session_in(self.boundary.database, "a callback", line)  # type: ignore[no-any-return]
 
     def setup(self, app: Any) -> None:
         """Bottle is about to install it in *app*."""
-        database = self.boundary.database
-        if any(isinstance(one, Tenure) and one.boundary.database is database for one in app.plugins):
-            raise BadOption(f"{database.name!r} is installed already. Leave one app.install(Tenure(db)) out.")
+        known = [one.boundary.database for one in app.plugins if isinstance(one, Tenure)]
+        check_once(self.boundary.database, known, "app.install(Tenure(db))")
         trigger = app.trigger_hook
 
         def triggered(name: str, *args: Any, **kwargs: Any) -> Any:
@@ -92,40 +86,25 @@ class Tenure:
     def _settle(self) -> None:
         """Commit where what that raises finds the error handlers. What is no success is left to them: they may still answer otherwise."""
         request, status = self.boundary.here(), int(_bottle.response.status_code)
-        if isinstance(request, BlockingRequest) and self.boundary.keeps(status):
+        if request is not None and self.boundary.keeps(status):
             request.settle(status)
 
     def _refuse(self, error: Exception) -> None:
         """Raise the answer to a client that may come again, if that is what *error* says."""
         request, refused = self.boundary.here(), refusal(error)
-        if refused is not None and isinstance(request, BlockingRequest):
+        if refused is not None and request is not None:
             request.settle(500, error)
-            answer = _bottle.HTTPError(int(refused.status.split()[0]), exception=error)
+            answer = _bottle.HTTPError(refused.code, exception=error)
             answer.headers.update(refused.headers)
             raise answer from error
 
 
 def _ahead(parts: Iterator[Any]) -> Any:
     """The body that *parts* makes, begun: Bottle would begin it when the work is settled."""
-    for first in parts:
-        if isinstance(first, _bottle.HTTPResponse):  # Bottle lets a generator answer so
-            return first
-        if first:
-            return _Begun(first, parts)
+    body = Begun(parts)
+    while made := body.ahead():
+        if isinstance(made[0], _bottle.HTTPResponse):  # Bottle lets a generator answer so
+            return made[0]
+        if made[0]:
+            return body
     return ""
-
-
-class _Begun:
-    def __init__(self, first: Any, parts: Iterator[Any]) -> None:
-        self._ahead = [first]
-        self._parts = parts
-
-    def __iter__(self) -> Iterator[Any]:
-        return self
-
-    def __next__(self) -> Any:
-        return self._ahead.pop() if self._ahead else next(self._parts)
-
-    def close(self) -> None:
-        if (close := getattr(self._parts, "close", None)) is not None:
-            close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, Final, Literal, TypeAlias, TypedDict, TypeVar, get_args
+from typing import Any, Final, Literal, TypeAlias, TypedDict, get_args
 
 from tenure.core.base import BaseDatabase
 from tenure.engines.position import Client
@@ -17,7 +17,6 @@ from tenure.web.together import serves
 CommitIf: TypeAlias = Callable[[int], bool]
 Commit: TypeAlias = Literal["auto", "explicit"]
 
-D = TypeVar("D", bound=BaseDatabase[Any])
 _COOKIE_NAME: Final = re.compile(r"[A-Za-z0-9_-]+")
 
 
@@ -41,19 +40,10 @@ def _wrong_kind(database: object) -> str:
     return f"{kind} is not a Database or AsyncDatabase. Give the one whose units the requests are to be."
 
 
-def chosen(*given: D | None) -> D:
-    """The first database that was given to an extension."""
-    found = next((one for one in given if one is not None), None)
-    if found is None:
-        raise BadOption("Tenure has no database. Write Tenure(app, db), or init_app(app, db).")
-    return found
-
-
-def enlist(known: list[Any], database: BaseDatabase[Any], application: str) -> None:
-    """Note in *known*, where *application* keeps that, that it is registered with *database*. Once."""
-    if database in known:
-        raise BadOption(f"{application!r} is registered with {database.name!r} already. Leave one of them out.")
-    known.append(database)
+def _no_such_rule(name: str, rules: list[str]) -> str:
+    if name == "close":
+        return "close=…: a WSGI server does not tell when it ends. Leave it out, and call db.close() then."
+    return f"{name}=…: there is no such rule. The rules are {', '.join(rules)}."
 
 
 class Boundary:
@@ -77,6 +67,7 @@ class Boundary:
     """
 
     serves: type[BaseDatabase[Any]] = BaseDatabase
+    rules: type[Any] = Rules
 
     def __init__(
         self,
@@ -91,7 +82,7 @@ class Boundary:
         **unknown: object,
     ) -> None:
         if unknown:
-            raise BadOption(f"{min(unknown)}=…: there is no such rule. The rules are {', '.join(sorted(Rules.__annotations__))}.")
+            raise BadOption(_no_such_rule(min(unknown), sorted(self.rules.__optional_keys__)))
         if not isinstance(database, self.serves):
             raise BadOption(_wrong_kind(database))
         if database.supply.closed:
@@ -107,28 +98,39 @@ class Boundary:
         self.options = RequestOptions(readonly=readonly, timeout=timeout, settings=settings)
         database.supply.check_settings(self.options.fixed.settings)
         self.database = database
+        self.routing = database.routing
+        self.current = database.current_place
+        self.place = self.current.var
         serves(database)
         self.position_cookie = position_cookie
         self.keeps = commit_if or keeps
         self.explicit = commit == "explicit"
 
-    def client(self, cookies: str | None) -> Client | None:
-        """The client of a request that came with this Cookie header; None where there are no replicas."""
-        routing = self.database.routing
+    def cookies(self, given: Any) -> str | None:
+        """The Cookie header of the request of which the host knows *given*."""
+        raise NotImplementedError
+
+    def is_secure(self, given: Any) -> bool:
+        """Whether the request of which the host knows *given* came by HTTPS."""
+        raise NotImplementedError
+
+    def client(self, given: Any) -> Client | None:
+        """The client of the request of which the host knows *given*; None where there are no replicas."""
+        routing = self.routing
         if routing is None:
             return None
         token = ""
-        if self.position_cookie is not None and cookies:
+        if self.position_cookie is not None and given is not None and (cookies := self.cookies(given)):
             pairs = (one.strip().partition("=") for one in cookies.split(";"))
             token = next((value for name, _, value in pairs if name == self.position_cookie), "")
         return routing.client(token)
 
     def inside(self) -> bool:
         """Whether a request of this database is under way here already, as within a mounted application."""
-        place = self.database.current_place.var.get()
+        place = self.place.get()
         return isinstance(place, Request) and not place.over
 
     def here(self) -> Request | None:
         """The request of this boundary that is under way here, and not that of an application around or within it."""
-        place = self.database.current_place.var.get()
+        place = self.place.get()
         return place if isinstance(place, Request) and place.boundary is self and not place.over else None

@@ -13,9 +13,9 @@ from starlette.websockets import WebSocketDisconnect
 from tenure.core.aio import AsyncDatabase
 from tenure.core.base import BaseDatabase
 from tenure.core.database import Database
-from tenure.exceptions import NoUnit
 from tenure.web.aio import LoopBoundary
-from tenure.web.asgi import UnitMiddleware
+from tenure.web.filling import session_in
+from tenure.web.starlette import UnitMiddleware
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession  # which cannot be imported without greenlet
@@ -66,15 +66,8 @@ class _SessionOf:
     async def __call__(self, connection: HTTPConnection) -> AsyncIterator[Any]:
         path = connection.scope["path"]
         if connection.scope["type"] == "http":
-            try:
-                session = self._database.session
-            except NoUnit:
-                name = self._database.name
-                raise NoUnit(
-                    f"{connection.scope['method']} {path} asks for a session of {name!r}, but its requests have no units. Write"
-                    " app.add_middleware(UnitMiddleware, db) where the application is made."
-                ) from None
-            yield session
+            line = "Write app.add_middleware(UnitMiddleware, db) where the application is made."
+            yield session_in(self._database, f"{connection.scope['method']} {path}", line)
             return
         request = self._boundary.begin(f"WS {path}")
         try:
@@ -88,6 +81,5 @@ class _SessionOf:
         else:
             await request.settle(101)
         finally:
-            await request.finish()
-            request.gone()
+            await request.end()
             self._boundary.ended()

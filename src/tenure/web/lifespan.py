@@ -16,13 +16,11 @@ class Lifespan:
 
     Args:
         boundary: Whose threads go, and whose database.
-        close: As ``LoopBoundary.close``; False leaves the database open.
 
     """
 
-    def __init__(self, boundary: LoopBoundary, close: bool | float) -> None:
+    def __init__(self, boundary: LoopBoundary) -> None:
         self._boundary = boundary
-        self._close = close
         self._asked = self._ended = False
 
     async def pass_on(
@@ -54,6 +52,4 @@ class Lifespan:
     async def _end(self) -> None:
         if not self._ended:
             self._ended = True
-            if self._close is not False:
-                await self._boundary.close(self._close)
-            self._boundary.ended()
+            await self._boundary.stopped()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias, TypeVar
+from contextlib import suppress
+from pkgutil import resolve_name
+from typing import Any, Final, TypeAlias, TypeVar
 
 from tenure.core.options import UnitOptions, unit_options
 
@@ -11,6 +13,18 @@ V = TypeVar("V")
 
 # WSGI's environ, ASGI's scope, or the request of a framework that has neither.
 Ask: TypeAlias = "V | Callable[[Any], V]"
+
+_SAID: Final = {"true": True, "false": False}
+
+
+def from_text(name: str, given: Any) -> Any:
+    """The rule *name* as a file of settings has it: text of a value, or the dotted name of a function. What is no text stays as it is."""
+    if not isinstance(given, str) or name in ("commit", "position_cookie"):
+        return given
+    with suppress(ValueError):
+        return float(given)
+    said = _SAID.get(given.lower())
+    return resolve_name(given) if said is None else said
 
 
 class RequestOptions:

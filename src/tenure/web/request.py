@@ -22,13 +22,13 @@ from tenure.core.unit import BaseUnit
 from tenure.engines import fork
 from tenure.engines.position import Client
 from tenure.exceptions import LostWork
-from tenure.web.answers import keeps, reason
+from tenure.web.answers import Refusal, keeps, reason, refusal
 from tenure.web.together import Together, join
 
 if TYPE_CHECKING:
     from tenure.web.boundary import Boundary
 
-_NOTHING: Final = Verdict(Outcome.READ_ONLY)
+NOTHING: Final = Verdict(Outcome.READ_ONLY)
 _KEPT: Final = 600  # seconds that a client keeps a position: far longer than replicas are behind, and over soon after a failover
 # Two threads of one request may ask first, or end it, at the same time. A lock that may be taken again, for the garbage
 # collector may end a request in the thread that is about to open another.
@@ -44,9 +44,9 @@ fork.in_child(_start_anew)
 
 
 class Step(NamedTuple):
-    """A step of a request's end, to be called, and awaited on an event loop."""
+    """A step of a request's end, to be called, and awaited on an event loop. One of the host's own has no request."""
 
-    request: Request
+    request: Request | None
     call: Callable[[], Any]
 
 
@@ -56,36 +56,42 @@ class Request:
     Args:
         boundary: What the application has decided.
         name: ``GET /path``.
-        cookies: Its Cookie header, if it has one.
-        given: What the host knows of it, for an application whose units go by that: WSGI's environ, ASGI's scope.
+        given: What the host knows of it: WSGI's environ, ASGI's scope, or the request of a framework that has neither.
 
     """
 
     # What most requests never need is the class's own, until it is needed.
+    unit: BaseUnit[Any] | None = None
+    settled: Verdict | None = None
+    wanted = False  # some thread opens its unit, or has
+    failed: BaseException | None = None  # what came in place of a COMMIT where it was sent, until somebody answers for it
     client: Client | None = None  # where there are replicas
     worker: Any = None  # whose the unit is, where that is not the thread that opens it
-    answer: tuple[int, BaseException | None] | None = None  # where no unit was open when it was settled
+    meant: tuple[int, BaseException | None] | None = None  # what was answered, where no unit was open when it was settled
     awaited = False  # its end is awaited on an event loop
     alone = False  # it ends by itself, whatever requests of other databases are under way here
     together: Together | None = None  # with requests of other databases
     asked: tuple[int, BaseException | None] | None = None  # what is answered, where others have to know it too
     ending = False
     over = False
+    begun = False  # its answer has begun to leave
     claimed = False  # a host that has contexts of its own knows in which of them it is
     whole = False  # the host knows that nothing of the body is made while it is sent
     _came_with: Any = None
     _outside: Client | None = None
+    _told = False  # the client has its cookies
 
-    def __init__(self, boundary: Boundary, name: str, cookies: str | None = None, given: Any = None) -> None:
+    def __init__(self, boundary: Boundary, name: str, given: Any = None) -> None:
         self.boundary = boundary
         self.name = name
         self.given = given
-        self.unit: BaseUnit[Any] | None = None
-        self.settled: Verdict | None = None
-        if boundary.database.routing is not None:
-            self.client = boundary.client(cookies)
+        self.token: Token[Place] | None
+        if boundary.routing is None:
+            self.token = boundary.place.set(self)  # as enter() does
+        else:
+            self.client = boundary.client(given)
             self._came_with = None if self.client is None else self.client.mark
-        self.token: Token[Place] | None = self.enter()
+            self.token = self.enter()
 
     def __call__(self) -> BaseUnit[Any] | None:
         """The request's unit, if something has asked for it."""
@@ -98,11 +104,12 @@ class Request:
         return None if self.over else self.unit
 
     def _open(self, site: Site | None) -> None:
+        self.wanted = True  # before it is looked whether that is too late: who settles looks the other way round
         with _turn:
             if self.unit is None and not self.over:
                 unit = self.boundary.database.own_unit(self.boundary.options.of(self.given), site, name=self.name)
-                if self.answer is not None:
-                    self._settle_late(unit, *self.answer)
+                if self.meant is not None:
+                    self._settle_late(unit, *self.meant)
                 else:
                     join(self)
                 unit.worker = self.worker
@@ -119,39 +126,55 @@ class Request:
 
     def enter(self) -> Token[Place]:
         """Make the request current again, as for a part of its body; give the token to ``leave``."""
-        database = self.boundary.database
-        if self.client is not None and database.routing is not None:
-            self._outside = database.routing.clients.var.get()
-            database.routing.clients.var.set(self.client)
-        return database.current_place.var.set(self)
+        boundary = self.boundary
+        if self.client is not None and boundary.routing is not None:
+            self._outside = boundary.routing.clients.var.get()
+            boundary.routing.clients.var.set(self.client)
+        return boundary.place.set(self)
 
     def leave(self, token: Token[Place] | None) -> None:
         """Make current what was before. Threads are used again: nothing of this request may stay behind."""
         if token is None:
             return
-        database = self.boundary.database
-        if self.client is not None and database.routing is not None:
-            database.routing.clients.var.set(self._outside)
-        database.current_place.reset(token)
+        boundary = self.boundary
+        if self.client is not None and boundary.routing is not None:
+            boundary.routing.clients.var.set(self._outside)
+        boundary.current.reset(token)
 
     # -- what the answer means ------------------------------------------------------------------------------
 
     def settle_unopened(self, status: int, error: BaseException | None) -> bool:
-        """Settle a request that has no unit, which takes no step: False where it has one."""
-        with _turn:  # a unit that another thread opens from now on comes too late to write
-            if self.unit is not None:
-                return False
-            if self.settled is None:
-                self.settled, self.answer = _NOTHING, (status, error)
-        return True
+        """Settle a request that has no unit, which takes no step and no lock: False where it has one."""
+        if self.unit is not None:
+            return False
+        if self.settled is not None:
+            return True
+        self.settled, self.meant = NOTHING, (status, error)
+        return self.stands()
+
+    def stands(self) -> bool:
+        """Whether no unit was open when this was settled. One that another thread opens from now on comes too late to write."""
+        if not self.wanted:
+            return True
+        with _turn:
+            if (unit := self.unit) is None or unit.settled:
+                return True
+            self.settled = self.meant = None
+            return False
 
     def finish_unopened(self) -> bool:
-        """Finish a request that has no unit, which takes no step: False where it has one."""
-        with _turn:
-            if self.unit is not None:
-                return False
-            self.settled = self.settled or _NOTHING
-            self.ending = self.over = True
+        """Finish a request that has no unit, which takes no step and no lock: False where it has one."""
+        if self.unit is not None:
+            return False
+        if not self.wanted:
+            self.over = True
+        if self.wanted:
+            with _turn:
+                self.over = self() is None
+        if not self.over:
+            return False
+        self.settled = self.settled or NOTHING
+        self.ending = True
         return True
 
     def decide(self, status: int, error: BaseException | None) -> BaseUnit[Any] | None:
@@ -169,26 +192,49 @@ class Request:
             unit.rollback_only(f"status {status}")
         return unit
 
-    def set_cookies(self, *, secure: bool) -> list[str]:
-        """The Set-Cookie headers for a client that has written in this request, once that is settled; none where it keeps no such.
+    def refuse_success(self, status: int) -> None:
+        """Raise again what came in place of a COMMIT, where an answer with *status* would hide it; any other answers for it."""
+        failed = self.failed
+        if failed is not None and keeps(status):
+            raise failed
+        self.failed = None
 
-        Args:
-            secure: The request came by HTTPS.
+    def refused(self, error: BaseException) -> Refusal:
+        """What a host answers that *error* has reached, if that says that the client may come again and nothing was sent yet.
+
+        Raises:
+            BaseException: What the server is to answer: *error*, or what came in place of a COMMIT, of which *error* was made.
 
         """
-        if self.together is None:
-            members = [self]
-        else:  # the one that has settled them all sends those of all
-            members = [] if self.settled is None else self.together.members
-        return [cookie for one in members if (cookie := one.set_cookie(secure=secure)) is not None]
+        cause = self.handed_over() or error
+        refused = None if self.begun else refusal(cause)
+        if refused is not None:
+            return refused
+        if cause is error:
+            raise error
+        raise cause from None
 
-    def set_cookie(self, *, secure: bool) -> str | None:
-        """The Set-Cookie header for this database."""
-        name, client, routing = self.boundary.position_cookie, self.client, self.boundary.database.routing
-        if name is None or client is None or routing is None or client.mark == self._came_with:
-            return None
-        token = client.mark.token(routing.wall())
-        return f"{name}={token}; Path=/; Max-Age={_KEPT}; HttpOnly; SameSite=Lax{'; Secure' if secure else ''}"
+    def handed_over(self) -> BaseException | None:
+        """What came in place of a COMMIT where it was sent, for those who answer for it from here on; None where nothing did."""
+        failed, self.failed = self.failed, None
+        return failed
+
+    def set_cookies(self) -> list[tuple[str, str]]:
+        """The Set-Cookie headers for a client that has written in this request, once it is settled, and once for each answer."""
+        if self.together is None:
+            return self.set_cookie()
+        # The one that has settled them all sends those of all.
+        return [] if self.settled is None else [cookie for one in self.together.members for cookie in one.set_cookie()]
+
+    def set_cookie(self) -> list[tuple[str, str]]:
+        """That header for this database, if there is one."""
+        name, client, routing = self.boundary.position_cookie, self.client, self.boundary.routing
+        if name is None or client is None or routing is None or self._told or client.mark == self._came_with:
+            return []
+        self._told = True
+        secure = "; Secure" if self.boundary.is_secure(self.given) else ""
+        cookie = f"{name}={client.mark.token(routing.wall())}; Path=/; Max-Age={_KEPT}; HttpOnly; SameSite=Lax{secure}"
+        return [("Set-Cookie", cookie)]
 
     def _leave_nothing(self, unit: BaseUnit[Any], status: int) -> None:
         """What the application has not committed is rolled back; that is worth a warning when the answer promises success."""

@@ -6,7 +6,7 @@ from contextvars import Token
 from typing import Any
 
 from tenure.callsite import Site
-from tenure.core.current import Place, found_at
+from tenure.core.current import found_at
 from tenure.core.unit import BaseUnit
 from tenure.web.blocking import BlockingRequest
 from tenure.web.boundary import Boundary
@@ -31,10 +31,9 @@ class BlockingScope(BlockingRequest):
         self._rule = rule
         self._beside = beside
         super().__init__(boundary, name)
-
-    def enter(self) -> Token[Place] | None:  # type: ignore[override]
-        """As a request, but for one that is beside another."""
-        return super().enter() if self._beside is None else None
+        if beside is not None:
+            self.leave(self.token)
+            self.token = None
 
     def _open(self, site: Site | None) -> None:
         super()._open(site)

@@ -6,7 +6,6 @@ import falcon
 import falcon.asgi
 
 from contract.host import File, Host, Mistaken, Raised, Stream, called, driven, given, in_thread
-from tenure.web import asgi, wsgi
 from tenure.web.falcon import in_units
 
 from support import http
@@ -45,7 +44,7 @@ class OnWsgi(Host):
         return in_units(app, face.db, **boundary)
 
     def beside(self, app, second):
-        return wsgi.UnitMiddleware(app, second)
+        return in_units(app, second)
 
     def serve(self, app, threads):
         return http.cheroot(app, threads)
@@ -92,7 +91,7 @@ class OnAsgi(Host):
         self.app.add_route("/ws", _Talk(face, exchange))
 
     def beside(self, app, second):
-        return asgi.UnitMiddleware(app, second, close=True)
+        return in_units(app, second, close=True)
 
     def serve(self, app, threads):
         return http.uvicorn(app, threads)

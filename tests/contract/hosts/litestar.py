@@ -12,7 +12,6 @@ from litestar.response import Response, Stream
 
 from contract.host import File, Host, Mistaken, Raised, called, driven, given
 from contract.host import Stream as Streamed
-from tenure.web.asgi import UnitMiddleware
 from tenure.web.litestar import TenurePlugin
 
 from support import http
@@ -27,14 +26,18 @@ class OnLitestar(Host):
     closes_bodies = ()
 
     def application(self, face, probes, **boundary):
-        return litestar.Litestar(
-            [_handler(face, path, probe) for path, probe in probes.items()],
-            plugins=[TenurePlugin(face.db, close=True, **boundary)],
-            exception_handlers={Mistaken: _mistaken},
-            on_startup=[_threads],
-            logging_config=None,
-            openapi_config=None,
-        )
+        def make(*more):
+            return litestar.Litestar(
+                [_handler(face, path, probe) for path, probe in probes.items()],
+                plugins=[TenurePlugin(face.db, close=True, **boundary), *more],
+                exception_handlers={Mistaken: _mistaken},
+                on_startup=[_threads],
+                logging_config=None,
+                openapi_config=None,
+            )
+
+        self.make = make
+        return make()
 
     def within(self, face, probes, inner):
         app, routes = self.application(face, probes), [_handler(face, path, probe) for path, probe in inner.items()]
@@ -52,7 +55,7 @@ class OnLitestar(Host):
         app.register(litestar.websocket("/ws")(talk))
 
     def beside(self, app, second):
-        return UnitMiddleware(app, second, close=True)
+        return self.make(TenurePlugin(second, session_name="second", close=True))
 
     def serve(self, app, threads):
         return http.uvicorn(app, threads)

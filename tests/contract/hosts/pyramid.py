@@ -6,7 +6,6 @@ from pyramid.response import FileResponse, Response
 from pyramid.wsgi import wsgiapp2
 
 from contract.host import File, Host, Mistaken, Raised, Stream, driven, given, in_thread
-from tenure.web.wsgi import UnitMiddleware
 
 from support import http
 from support.face import drive
@@ -17,6 +16,7 @@ class Pyramid(Host):
     reads_ahead = True  # waitress
 
     def application(self, face, probes, **boundary):
+        self.asked = (face, probes, boundary)
         with self.configured(face, probes, **boundary) as config:
             return config.make_wsgi_app()
 
@@ -58,7 +58,10 @@ class Pyramid(Host):
             config.add_view(page, route_name=path)
 
     def beside(self, app, second):
-        return UnitMiddleware(app, second)
+        face, probes, boundary = self.asked
+        with self.configured(face, probes, **boundary) as config:
+            config.add_units(second, "second")
+            return config.make_wsgi_app()
 
     def serve(self, app, threads):
         return http.waitress(app, threads)

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 from tenure.core.current import Here
 from tenure.core.database import Database
 from tenure.exceptions import BadOption, UnitEnded
-from tenure.web.blocking import BlockingBoundary, BlockingRequest
+from tenure.web.blocking import BlockingAnswer, BlockingBoundary, BlockingRequest
 from tenure.web.boundary import Commit
 from tenure.web.flask import register
 from tenure.web.scope import BlockingScope
@@ -90,7 +90,7 @@ def refuse_twice(app: Flask, extension: Any) -> None:
         raise BadOption(f"{app.name!r} is adopted already. Leave one of them out.")
 
 
-class Context:
+class Context(BlockingAnswer):
     """One application context: the unit of its session, and those of its further ones."""
 
     torn_down = False  # it is about to end
@@ -98,6 +98,7 @@ class Context:
 
     def __init__(self, contexts: Contexts) -> None:
         self._contexts = contexts
+        self.boundary = contexts.boundary
         self._main: BlockingRequest | None = None
         self._more: dict[Hashable, BlockingScope] = {}
 

@@ -22,8 +22,8 @@ CALLS = {
     "quart": (units_quart.Tenure, quart.Quart, AsyncDatabase, "Quart application"),
     "sanic": (units_sanic.Tenure, sanic.Sanic, AsyncDatabase, "Sanic application"),
     "falcon": (units_falcon.in_units, lambda _name: falcon.App(), Database, "Falcon application"),
-    "wsgi": (wsgi.UnitMiddleware, flask.Flask, Database, "Flask is not a Database"),
-    "asgi": (asgi.UnitMiddleware, lambda _name: Starlette(), AsyncDatabase, "Starlette is not a Database"),
+    "wsgi": (wsgi.UnitMiddleware, flask.Flask, Database, "given the database as the application"),
+    "asgi": (asgi.UnitMiddleware, lambda _name: Starlette(), AsyncDatabase, "given the database as the application"),
 }
 
 

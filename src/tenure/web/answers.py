@@ -28,6 +28,11 @@ class Refusal(NamedTuple):
         return int(self.status.split(None, 1)[0])
 
     @property
+    def plain(self) -> list[tuple[str, str]]:
+        """All headers of an answer with ``text``."""
+        return [("Content-Type", "text/plain"), *self.headers.items()]
+
+    @property
     def text(self) -> str:
         """The body, of plain text, where nobody makes a better one."""
         return f"{self.status}\n"

@@ -74,8 +74,7 @@ class UnitMiddleware(Layer[ASGIApplication, LoopBoundary]):
                 raise request.failed
         except Exception as error:
             refused = request.refused(error)
-            headers = _in_bytes([("Content-Type", "text/plain"), *refused.headers.items()])
-            await send({"type": "http.response.start", "status": refused.code, "headers": headers})
+            await send({"type": "http.response.start", "status": refused.code, "headers": _in_bytes(refused.plain)})
             await send({"type": "http.response.body", "body": refused.text.encode()})
         finally:
             request.gone()

@@ -195,6 +195,11 @@ class BlockingBody(Begun):
         self.close()
 
 
+def name_of(environ: dict[str, Any]) -> str:
+    """``GET /path``, as WSGI has it; with the path of an application that another has mounted."""
+    return f"{environ.get('REQUEST_METHOD', '?')} {environ.get('SCRIPT_NAME', '')}{environ.get('PATH_INFO', '')}"
+
+
 def is_whole(body: Any, environ: dict[str, Any]) -> bool:
     """Whether no code of the application runs while *body* is sent: it is there, or a file that the server may send by itself."""
     wrapper = environ.get("wsgi.file_wrapper")

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias, Unpack
 
 from tenure.core.current import nobody
 from tenure.core.database import Database
-from tenure.web.blocking import BlockingBody, BlockingBoundary, BlockingRequest, is_whole
+from tenure.web.blocking import BlockingBody, BlockingBoundary, BlockingRequest, is_whole, name_of
 from tenure.web.boundary import Rules
 from tenure.web.registration import Layer
 
@@ -39,20 +39,15 @@ class UnitMiddleware(Layer[WSGIApplication, BlockingBoundary]):
         boundary = self.boundary
         if boundary.place.get() is not nobody and boundary.inside():
             return self.app(environ, start_response)
-        request = _Request(
-            boundary,
-            f"{environ.get('REQUEST_METHOD', '?')} {environ.get('SCRIPT_NAME', '')}{environ.get('PATH_INFO', '')}",
-            environ,
-        )
+        request = _Request(boundary, name_of(environ), environ)
         request.start_response = start_response
         try:
-            body = self.app(environ, request.start)
-            return body if request.whole and request.withheld == () else request.begin(body)
+            return request.begin(self.app(environ, request.start))
         except BaseException as error:
             request.finish(error)
             refused = request.refused(error)
-            instead = [] if request.withheld != () else [sys.exc_info()]  # of what was passed on already
-            start_response(refused.status, [("Content-Type", "text/plain"), *refused.headers.items()], *instead)
+            # What was passed on at once is taken back.
+            start_response(refused.status, refused.plain, *([sys.exc_info()] if request.withheld == () else []))
             return [refused.text.encode()]
         finally:
             request.left()
@@ -68,8 +63,8 @@ class _Request(BlockingRequest):
     def start(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Callable[[bytes], Any]:
         """The ``start_response`` that the application sees."""
         if self.settled is not None and exc_info is None and self.withheld is None and not (self.client or self.together):
-            self.withheld = ()
-            return self.start_response(status, headers)  # type: ignore[no-any-return]  # an adapter had the answer, and settled it
+            self.withheld = ()  # a framework's adapter had the answer, and settled it: passed on at once
+            return self.start_response(status, headers)  # type: ignore[no-any-return]
         if self.begun:  # only an error may come now, and the server raises it
             return self.start_response(status, headers, exc_info)  # type: ignore[no-any-return]
         if self.withheld is not None and exc_info is None:

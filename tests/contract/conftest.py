@@ -26,11 +26,6 @@ PEERS = importlib.import_module("contract.peers").PEERS if table.wanted() else {
 CELLS = {}
 
 
-def pytest_configure(config):
-    config.addinivalue_line("markers", "own_face: put the probe to hosts with an event loop on an AsyncDatabase only")
-    config.addinivalue_line("markers", "needs(*names): put the probe to hosts that have these only: 'mounts', 'sockets'")
-
-
 def pytest_generate_tests(metafunc):
     if "host" in metafunc.fixturenames:
         asked = HOSTS | (PEERS if metafunc.function.__name__ in table.OF_ANYBODY else {})

@@ -3,6 +3,7 @@
 import itertools
 import logging
 import re
+import time
 
 import pytest
 import sqlalchemy as sa
@@ -547,6 +548,14 @@ def test_what_a_body_leaves_unwritten_is_told(face, serve, stored, told):
     assert stored() == []
 
 
+def left_out(face):
+    """How many connections stay out; a stream's own thread may still be in its last read when the unit has ended."""
+    ends = time.monotonic() + PATIENCE
+    while face.out() and time.monotonic() < ends:
+        time.sleep(0.01)
+    return face.out()
+
+
 def test_a_client_that_leaves_ends_the_unit(face, serve, stored, told, gate):
     """R16, R19: when the client has gone the body is closed, with its session still readable, and its unit ends once."""
     seen = []
@@ -573,7 +582,7 @@ def test_a_client_that_leaves_ends_the_unit(face, serve, stored, told, gate):
     gate.open()
 
     assert [outcome for _, outcome, _ in told.closed(1)] == ["committed"]
-    assert (seen, stored(), face.out()) == (["ada"] * serve.closes_bodies, ["ada"], 0)
+    assert (seen, stored(), left_out(face)) == (["ada"] * serve.closes_bodies, ["ada"], 0)
 
 
 def test_a_body_that_raises_ends_the_unit(face, serve, stored, told):

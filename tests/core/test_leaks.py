@@ -35,6 +35,22 @@ async def next_one(face):
         assert face.out() == 1
 
 
+@pytest.mark.drivers("sqlite", "aiosqlite")
+async def test_a_write_lock_left_by_a_worker_that_ended(make_face, told):
+    """R47: SQLite's write lock, left by a unit whose thread or task has ended, is got though connections are free and nobody stands in
+    line for one.
+    """
+    face, kept = make_face(pool_size=3), []
+    await face.spawn(lambda: leave_open(face, kept), inherit=False)
+    async with face.unit(timeout=3) as session:
+        session.add(User(name="next"))
+        await session.flush()
+
+    assert stored(face) == ["next"]
+    assert told.outcomes() == ["rolled back", "committed"]
+    assert face.out() == 0
+
+
 @some
 async def test_a_unit_left_open_by_a_worker_that_ended(small, told, caplog):
     """R47: the only connection, held by a unit whose thread or task has ended, is got without a timeout; nothing of it is stored."""

@@ -14,10 +14,10 @@ from tenure.exceptions import annotate, sqlstate
 _LOCKED: Final = ("SQLITE_BUSY", "SQLITE_LOCKED")
 
 
-def explain(ledger: Ledger, error: BaseException, asking: Holder) -> None:
-    """Add a note to *error* that says who has the lock, if it came of one that somebody else in this process has."""
+def explain(ledger: Ledger, error: BaseException, asking: Holder) -> bool:
+    """Add a note to *error* that says who has the lock, if it came of one that somebody else in this process has: whether it did."""
     if not isinstance(error, DBAPIError) or not (sqlstate(error) or "").startswith(_LOCKED):
-        return
+        return False
     for lease in ledger.leases():
         holder = lease.holder()
         if holder is None or holder is asking or not lease.may_write or not lease.connection.in_transaction():
@@ -28,4 +28,5 @@ def explain(ledger: Ledger, error: BaseException, asking: Holder) -> None:
             f"tenure: unit {one.unit!r} ({words(one.site)}, {workers.describe(one.worker)}) holds the write lock for"
             f" {lease.age():.0f} s. End it sooner. [database-locked]",
         )
-        return
+        return True
+    return False

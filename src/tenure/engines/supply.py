@@ -115,6 +115,8 @@ class Supply:
         options = dict(profile.readonly) if terms.readonly else {}
         if terms.isolation is not None and terms.isolation != self._isolation:
             options["isolation_level"] = terms.isolation
+        if not self.has_link and len(self.ledger):
+            self.gate.sweep()  # SQLite's one lock may have been left by an owner that is gone, with nobody in line to find it
         lease = self._take(holder)
         connection = lease.connection
         lease.pinned, lease.may_write = True, not terms.readonly
@@ -135,8 +137,9 @@ class Supply:
         return lease
 
     def explain_lock(self, error: BaseException, holder: Holder) -> None:
-        """Add a note to *error* that says who has the write lock, if it came of that."""
-        locks.explain(self.ledger, error, holder)
+        """Add a note to *error* that says who has the write lock, if it came of that. Who is gone by now does not keep it."""
+        if locks.explain(self.ledger, error, holder):
+            self.gate.sweep()
 
     def resume(self, lease: Lease) -> bool:
         """Use a parked lease for the next read; False when it was taken, or its connection was lost and is discarded."""

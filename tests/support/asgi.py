@@ -21,8 +21,11 @@ async def call(app: Any, scope: dict[str, Any] | None = None, *, seen: Callable[
     """One request, as a server makes it; gives the messages that leave, each told to *seen* when it does."""
     sent: list[Any] = []
 
+    asked = iter([{"type": "http.request", "body": b"", "more_body": False}])
+
     async def receive() -> Any:
-        return {"type": "http.request", "body": b"", "more_body": False}
+        message = next(asked, None)
+        return await asyncio.Event().wait() if message is None else message  # the client stays
 
     async def send(message: Any) -> None:
         sent.append(message)

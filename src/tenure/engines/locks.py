@@ -8,10 +8,15 @@ from sqlalchemy.exc import DBAPIError
 
 from tenure import workers
 from tenure.callsite import words
-from tenure.engines.ledger import Holder, Ledger
+from tenure.engines.ledger import Holder, Lease, Ledger
 from tenure.exceptions import annotate, sqlstate
 
 _LOCKED: Final = ("SQLITE_BUSY", "SQLITE_LOCKED")
+
+
+def has_lock(lease: Lease) -> bool:
+    """Whether *lease* has the write lock: who only reads has not, and who waits for it is in no transaction yet."""
+    return lease.may_write and hasattr(lease, "connection") and lease.connection.in_transaction()
 
 
 def explain(ledger: Ledger, error: BaseException, asking: Holder) -> bool:
@@ -20,8 +25,8 @@ def explain(ledger: Ledger, error: BaseException, asking: Holder) -> bool:
         return False
     for lease in ledger.leases():
         holder = lease.holder()
-        if holder is None or holder is asking or not lease.may_write or not lease.connection.in_transaction():
-            continue  # whoever waits for the lock is in no transaction yet
+        if holder is None or holder is asking or not has_lock(lease):
+            continue
         one = holder.holding()
         annotate(
             error,

@@ -75,6 +75,8 @@ class Supply:
         self.closed = False
         self.has_link = self.interrupt is None or self.interrupt.limit is None  # to a server; SQLite has none
         self._parks = isinstance(engine.pool, QueuePool)
+        # SQLite as it is prepared here: who may write has the one write lock from BEGIN on.
+        self._locks_first = self.profile.reads_alone and not self.has_link
         self._failures_count = self.profile.failure_spoils or bool(self.profile.undone_by)
         self._isolation = self.profile.isolation
         if self.profile.classic is not None:
@@ -115,8 +117,8 @@ class Supply:
         options = dict(profile.readonly) if terms.readonly else {}
         if terms.isolation is not None and terms.isolation != self._isolation:
             options["isolation_level"] = terms.isolation
-        if not self.has_link and len(self.ledger):
-            self.gate.sweep()  # SQLite's one lock may have been left by an owner that is gone, with nobody in line to find it
+        if self._locks_first and len(self.ledger):
+            self.gate.sweep(locks.has_lock)  # an owner that is gone may have left it, with nobody in line to find that
         lease = self._take(holder)
         connection = lease.connection
         lease.pinned, lease.may_write = True, not terms.readonly
@@ -138,8 +140,8 @@ class Supply:
 
     def explain_lock(self, error: BaseException, holder: Holder) -> None:
         """Add a note to *error* that says who has the write lock, if it came of that. Who is gone by now does not keep it."""
-        if locks.explain(self.ledger, error, holder):
-            self.gate.sweep()
+        if locks.explain(self.ledger, error, holder) and self._locks_first:
+            self.gate.sweep(locks.has_lock)
 
     def resume(self, lease: Lease) -> bool:
         """Use a parked lease for the next read; False when it was taken, or its connection was lost and is discarded."""

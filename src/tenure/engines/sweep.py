@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
@@ -28,12 +29,12 @@ class Sweep:
         """As ``Heir``: who swept is in the parent."""
         self.lock = threading.Lock()
 
-    def __call__(self) -> None:
-        """Look at each lease."""
+    def __call__(self, which: Callable[[Lease], bool] | None = None) -> None:
+        """Look at each lease; only at those for which *which* holds, if it is given."""
         if not self.lock.acquire(blocking=False):
             return
         try:
-            self._look_at_each()
+            self._look_at_each(which)
         finally:
             self.lock.release()
 
@@ -45,12 +46,12 @@ class Sweep:
             gc.collect()  # a dropped unit in a reference cycle still holds its connection
             self()
 
-    def _look_at_each(self) -> None:
+    def _look_at_each(self, which: Callable[[Lease], bool] | None) -> None:
         gate = self._gate
         mine = gate.queue
         for lease in gate.ledger.leases():
-            if lease.queue is not mine:
-                continue  # of another loop, which alone can give it back
+            if lease.queue is not mine or (which is not None and not which(lease)):
+                continue  # that of another loop can only be given back there
             holder = lease.holder()
             if holder is None:
                 gate.counts.leaked += 1

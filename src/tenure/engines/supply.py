@@ -117,7 +117,7 @@ class Supply:
         options = dict(profile.readonly) if terms.readonly else {}
         if terms.isolation is not None and terms.isolation != self._isolation:
             options["isolation_level"] = terms.isolation
-        if self._locks_first and len(self.ledger):
+        if self._locks_first and not terms.readonly and len(self.ledger):
             self.gate.sweep(locks.has_lock)  # an owner that is gone may have left it, with nobody in line to find that
         lease = self._take(holder)
         connection = lease.connection

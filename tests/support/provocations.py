@@ -478,15 +478,22 @@ async def _(face):
         _box(face, "no_outbox").put("receipt", VALUE)
 
 
+async def _filled(face, messages):
+    """An outbox with a table of its own, and messages in it."""
+    box = _box(face, f"outbox_{time.time_ns()}")
+    async with face.unit() as session:
+        await session.run_sync(lambda session: box.table.create(session.connection()))
+        for _ in range(messages):
+            box.put("receipt", VALUE)
+    return box
+
+
 @provokes("message-dead")
 async def _(face):
     def send(name):
         raise LookupError
 
-    box = _box(face, f"outbox_{time.time_ns()}")
-    async with face.unit() as session:
-        await session.run_sync(lambda session: box.table.create(session.connection()))
-        box.put("receipt", VALUE)
+    box = await _filled(face, 1)
     await settle(box.relay({"receipt": send}, retry=1).step())
 
 
@@ -495,11 +502,7 @@ async def _(face):
     def send(name):
         raise LookupError
 
-    box = _box(face, f"outbox_{time.time_ns()}")
-    async with face.unit() as session:
-        await session.run_sync(lambda session: box.table.create(session.connection()))
-        box.put("receipt", VALUE)
-        box.put("receipt", VALUE)
+    box = await _filled(face, 2)
     relay = box.relay({"receipt": send})
     await settle(relay.step())
     await settle(relay.step())
